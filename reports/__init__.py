@@ -1,0 +1,1 @@
+"""What people read: live lines, summaries, explained failures and HTML, all made from a run directory."""

@@ -1,0 +1,148 @@
+"""A failed update explained: expected against seen, the timeline, the diagnosis, the one replay command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reports.rundir import RunDir, open_run, shown_path
+from reports.timeline import plain_timeline
+from reports.verdicts import (
+    LATE_NS,
+    Expected,
+    Seen,
+    Verdict,
+    date_text,
+    order_text,
+    pair_events,
+    parse_verdict,
+    plain,
+)
+
+FIELDS = ("vm_event", "last_time", "new_time", "delta_time", "raw_events", "estimated", "source", "vm")
+
+
+def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) -> str:
+    """The whole explanation as text, several lines. Raises as `open_run` does."""
+    run = open_run(run_dir)
+    v = parse_verdict(verdict)
+    guest = run.info.get("guests")
+    source = _source(guest.get(v.vm) if isinstance(guest, Mapping) else None)
+    lines = [headline(v)]
+    if v.diagnosis:
+        lines.append(f"  {v.diagnosis}")
+    lines += ["", f"expected {_count(len(v.expected))}, seen {_count(len(v.seen))}"]
+    for number, (expected, seen) in enumerate(pair_events(v), 1):
+        lines += _side_by_side(number, v, expected, seen, source)
+    lines += ["", "timeline"]
+    lines += [f"  {line}" for line in plain_timeline(v, run.window_ns)]
+    lines += ["", f"replay:   {run.replay_command(v)}"]
+    lines.append(
+        f"records:  {shown_path(run.guest(v.vm))}/ (trace.log, events.jsonl, agent.jsonl, console.log)"
+    )
+    return "\n".join(lines)
+
+
+def headline(v: Verdict) -> str:
+    """`product fault: vm0 random_order_running-007 (running, order 32 09 08 07 04 02 00)`."""
+    about = [part for part in (v.mode, f"order {order_text(v.order)}" if v.order else "") if part]
+    defect = f" {v.defect}" if v.defect else ""
+    return f"{v.verdict}{defect}: {v.vm} {v.item}" + (f" ({', '.join(about)})" if about else "")
+
+
+def compare(
+    v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None
+) -> list[tuple[str, str, str, str]]:
+    """Rows of field, expected, seen, difference ("" where they agree) for one event of either side."""
+    wanted = _wanted(v, expected, source)
+    got: Mapping[str, Any] = seen.event if seen is not None else {}
+    fields = [field for field in FIELDS if field in wanted or field in got]
+    fields += [field for field in got if field not in FIELDS]
+    rows = []
+    for field in fields:
+        left = _value(field, wanted[field]) if field in wanted else "-"
+        right = _value(field, got[field]) if field in got else "-"
+        both = expected is not None and seen is not None
+        rows.append((plain(field), left, right, _difference(field, wanted, got) if both else ""))
+    rows.append(_arrival(expected, seen))
+    return rows
+
+
+def _side_by_side(
+    number: int, v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None
+) -> list[str]:
+    rows = compare(v, expected, seen, source)
+    title = f"event {number}"
+    if seen is None:
+        title += ": missing"
+    elif expected is None:
+        title += ": one too many"
+    header = ("", "expected" if expected else "not expected", "seen" if seen else "not seen", "")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]
+    lines = [title]
+    for row in [header, *rows]:
+        mark = f"  <-- {row[3]}" if row[3] else ""
+        lines.append(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}{mark}".rstrip())
+    return lines
+
+
+def _wanted(v: Verdict, expected: Expected | None, source: str | None) -> dict[str, Any]:
+    if expected is None:
+        return {}
+    wanted: dict[str, Any] = {
+        "vm_event": 0,
+        "last_time": expected.last_time,
+        "new_time": expected.new_time,
+        "delta_time": expected.delta_time,
+        "raw_events": expected.raw_events,
+        "vm": v.vm,
+    }
+    if expected.estimated:
+        wanted["estimated"] = True
+    if source is not None:
+        wanted["source"] = source
+    return wanted
+
+
+def _difference(field: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+    left, right = wanted.get(field), got.get(field)
+    if field not in wanted:
+        return "not expected" if field in ("lost", "overrun", "estimated") else ""
+    if field not in got:
+        return "not in the event"
+    if left == right and isinstance(left, bool) == isinstance(right, bool):
+        return ""
+    if isinstance(left, int) and isinstance(right, int) and not isinstance(right, bool):
+        return f"{right - left:+d}{' s' if field.endswith('_time') else ''}"
+    return "differs"
+
+
+def _arrival(expected: Expected | None, seen: Seen | None) -> tuple[str, str, str, str]:
+    left = "-" if expected is None else f"0 to {LATE_NS // 1_000_000} ms after due"
+    if expected is not None and expected.last_ns is not None and expected.last_arrival_ns is not None:
+        lag = (expected.last_arrival_ns - expected.last_ns) / 1e6
+        left += f" (trace lag {lag:.2f} ms)" if lag >= 0.5 else ""
+    if seen is None:
+        return ("arrival", left, "never", "missing")
+    after = seen.after_due_ms
+    if after is None and expected is not None and expected.due_ns is not None and seen.t_ns is not None:
+        after = (seen.t_ns - expected.due_ns) / 1e6
+    right = "?" if after is None else f"{after:+.2f} ms"
+    return ("arrival", left, right, ", ".join(fault for fault in seen.faults if fault != "payload"))
+
+
+def _value(field: str, value: object) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else plain(value)
+    date = date_text(value) if field in ("last_time", "new_time") else ""
+    shown = f"{value:+d}" if field == "delta_time" and isinstance(value, int) else shown
+    return f"{shown}  {date}" if date else shown
+
+
+def _source(guest: object) -> str | None:
+    vrtc = guest.get("vrtc") if isinstance(guest, Mapping) else None
+    return vrtc if vrtc in ("dm", "hv") else None
+
+
+def _count(number: int) -> str:
+    return f"{number} event" if number == 1 else f"{number} events"

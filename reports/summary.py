@@ -1,0 +1,200 @@
+"""The end of a run on one screen: counts, latencies, defects by name, errors, and where everything lies."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from reports.rundir import RunDir, open_run, shown_path
+from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict
+
+JUNIT_NAME = "junit.xml"
+HTML_NAME = "report/index.html"
+MOST_INCONCLUSIVE = 0.01
+
+_MOST_FAULTS = 20
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A summary's numbers. Latencies in ms after due; `seconds` from the first write to the last event."""
+
+    verdicts: tuple[Verdict, ...]
+    latencies: tuple[float, ...]
+    raw_events: int
+    settled_events: int
+    seconds: float | None
+    beside: int
+
+    def count(self, verdict: str, mode: str | None = None) -> int:
+        """How many updates have this verdict (in this mode)."""
+        return sum(v.verdict == verdict and (mode is None or v.mode == mode) for v in self.verdicts)
+
+    @property
+    def defects(self) -> Counter[str]:
+        """Known vRTC defects by name."""
+        return Counter(v.defect or "unnamed" for v in self.verdicts if v.verdict == DEFECT)
+
+    @property
+    def inconclusive_share(self) -> float:
+        """Share of inconclusive updates; above 1 % it is an infrastructure error (judge's rule 5)."""
+        return self.count(INCONCLUSIVE) / len(self.verdicts) if self.verdicts else 0.0
+
+
+def totals(verdicts: Sequence[Verdict]) -> Totals:
+    """Counts over `verdicts`. Restores and background writes count only where something is wrong."""
+    everything = verdicts
+    verdicts = [v for v in everything if v.role == "update" or v.verdict != PASS]
+    events = [seen for v in verdicts for seen in v.seen]
+    raw = [seen.event.get("raw_events") for seen in events]
+    starts = [v.origin_ns for v in verdicts if v.origin_ns is not None]
+    ends = [seen.t_ns for seen in events if seen.t_ns is not None]
+    ends += [e.due_ns for v in verdicts for e in v.expected if e.due_ns is not None]
+    span = (max(ends) - min(starts)) / 1e9 if starts and ends else None
+    return Totals(
+        verdicts=tuple(verdicts),
+        latencies=tuple(sorted(v.latency_ms for v in verdicts if v.latency_ms is not None)),
+        raw_events=sum(count for count in raw if isinstance(count, int)),
+        settled_events=len(events),
+        seconds=span if span and span > 0 else None,
+        beside=len(everything) - len(verdicts),
+    )
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Nearest rank: a value that really occurred. `ordered` must be sorted and not empty."""
+    rank = max(1, math.ceil(percent / 100 * len(ordered)))
+    return ordered[rank - 1]
+
+
+def summary(
+    run_dir: Path | str | RunDir,
+    *,
+    html: Path | None = None,
+    html_reason: str = "",
+    junit: Path | None = None,
+) -> str:
+    """The summary as text. `html` and `junit`: where these reports are, if not at their usual place.
+
+    `html_reason`: why there is no HTML report, and how to get it. Raises as `open_run` does.
+    """
+    run = open_run(run_dir)
+    numbers = totals(run.verdicts())
+    lines = _head(run, numbers)
+    lines += ["", *_counts(numbers)]
+    lines += ["", *_figures(numbers)]
+    for block in (_faults(run, numbers), _defects(numbers), _errors(run, numbers), _damage(run)):
+        lines += ["", *block] if block else []
+    lines += ["", *_places(run, html, html_reason, junit)]
+    return "\n".join(lines)
+
+
+def duration(run: RunDir) -> float | None:
+    """Seconds from run.json's start to its end; None while it is not finished."""
+    try:
+        started = datetime.fromisoformat(str(run.info["started"]).replace("Z", "+00:00"))
+        ended = datetime.fromisoformat(str(run.info["ended"]).replace("Z", "+00:00"))
+        return (ended - started).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _head(run: RunDir, numbers: Totals) -> list[str]:
+    took = duration(run)
+    end = f"took {took:.1f} s" if took is not None else "NOT FINISHED: what follows is as far as it got"
+    updates = len(numbers.verdicts)
+    speed = ""
+    if numbers.seconds and updates:
+        speed = f" in {numbers.seconds:.1f} s, {updates / numbers.seconds:.1f} a second"
+    beside = f"; {numbers.beside} restores and other writes passed" if numbers.beside else ""
+    guests = f"{len(run.guests)} guest" if len(run.guests) == 1 else f"{len(run.guests)} guests"
+    return [
+        f"RTC run   seed {run.seed}   bench {run.bench}   {guests}   {end}",
+        f"          {updates} update{'s' if updates != 1 else ''} judged{speed}{beside}",
+    ]
+
+
+def _counts(numbers: Totals) -> list[str]:
+    modes = sorted({v.mode or "-" for v in numbers.verdicts})
+    names = [*VERDICTS, *sorted({v.verdict for v in numbers.verdicts} - set(VERDICTS))]
+    lines = [f"{'verdict':<18}" + "".join(f"{mode:>9}" for mode in modes) + f"{'all':>9}"]
+    for name in names:
+        cells = [numbers.count(name, "" if mode == "-" else mode) for mode in modes]
+        lines.append(f"{name:<18}" + "".join(f"{cell:>9}" for cell in [*cells, numbers.count(name)]))
+    return lines
+
+
+def _figures(numbers: Totals) -> list[str]:
+    lines = []
+    if numbers.latencies:
+        parts = [f"p{p} {percentile(numbers.latencies, p):.2f}" for p in (50, 90, 99)]
+        parts.append(f"max {numbers.latencies[-1]:.2f}")
+        lines.append(f"after due        {'   '.join(parts)} ms   ({len(numbers.latencies)} events)")
+    lines.append(f"raw events       {numbers.raw_events} in {numbers.settled_events} settled events")
+    share = numbers.inconclusive_share
+    note = "   more than 1 % : an infrastructure error" if share > MOST_INCONCLUSIVE else ""
+    lines.append(f"inconclusive     {numbers.count(INCONCLUSIVE)} ({share:.1%}){note}")
+    return lines
+
+
+def _faults(run: RunDir, numbers: Totals) -> list[str]:
+    faulty = [v for v in numbers.verdicts if v.is_fault]
+    if not faulty:
+        return []
+    lines = [f"{FAULT}s"]
+    for v in faulty[:_MOST_FAULTS]:
+        lines.append(f"  {v.vm} {v.item}: {v.diagnosis or ', '.join(v.faults) or 'no diagnosis'}")
+        lines.append(f"      {run.replay_command(v)}")
+    if len(faulty) > _MOST_FAULTS:
+        lines.append(f"  and {len(faulty) - _MOST_FAULTS} more; each is in the reports below")
+    first = faulty[0]
+    lines.append(f"  explain one:  python -m reports {shown_path(run.path)} explain {first.item}")
+    return lines
+
+
+def _defects(numbers: Totals) -> list[str]:
+    if not numbers.defects:
+        return []
+    counts = [f"  {name} {count}" for name, count in sorted(numbers.defects.items())]
+    return [f"{DEFECT}s (ACRN's vRTC, shown and counted, no failure)", *counts]
+
+
+def _errors(run: RunDir, numbers: Totals) -> list[str]:
+    lines: list[str] = []
+    kinds = {"infrastructure": "infrastructure errors (nothing is known about the product from these)"}
+    for kind in sorted({error.kind for error in run.errors}):
+        lines.append(kinds.get(kind, f"{kind} errors"))
+        for error in run.errors:
+            if error.kind == kind:
+                first, *rest = error.text.splitlines() or ["(no text)"]
+                lines.append(f"  {error.vm + ': ' if error.vm else ''}{first}")
+                lines += [f"    {line}" for line in rest]
+    return lines
+
+
+def _damage(run: RunDir) -> list[str]:
+    if not run.problems:
+        return []
+    return ["damaged records (the rest was read)", *(f"  {problem}" for problem in run.problems[:20])]
+
+
+def _places(run: RunDir, html: Path | None, reason: str, junit: Path | None) -> list[str]:
+    html = html or _if_there(run.path / HTML_NAME)
+    junit = junit or _if_there(run.path / JUNIT_NAME)
+    lines = [f"run directory    {shown_path(run.path)}"]
+    if html is not None:
+        lines.append(f"HTML report      {shown_path(html)}")
+    elif reason:
+        first, *rest = reason.splitlines()
+        lines += [f"HTML report      none: {first}", *(f"                 {line}" for line in rest)]
+    if junit is not None:
+        lines.append(f"JUnit            {shown_path(junit)}")
+    return lines
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None

@@ -1,0 +1,82 @@
+"""One update's timeline in plain text: each write, what it does to the window, due, and what arrived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reports.verdicts import RegisterWrite, Verdict, plain
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One row of a timeline: `at_ns` in monotonic ns, `kind` is write, due, late or event."""
+
+    at_ns: int
+    kind: str
+    text: str
+    window: str = ""
+    wrong: bool = False
+
+
+_RANK = {"write": 0, "due": 1, "event": 2, "late": 3}
+
+
+def moments(verdict: Verdict, window_ns: int = 1_000_000_000) -> list[Moment]:
+    """Everything that happened to the update, in order of time."""
+    rows = _write_moments(verdict, window_ns)
+    for expected in verdict.expected:
+        if expected.due_ns is not None:
+            rows.append(Moment(expected.due_ns, "due", "the window has passed in silence: due", "is over"))
+        late_ns = expected.late_ns()
+        if late_ns is not None:
+            rows.append(Moment(late_ns, "late", "last moment in time (due + 150 ms)"))
+    for seen in verdict.seen:
+        if seen.t_ns is not None:
+            after = "" if seen.after_due_ms is None else f", {seen.after_due_ms:+.2f} ms after due"
+            wrong = f"  <-- {', '.join(seen.faults)}" if seen.faults else ""
+            text = f"event arrives{after}{wrong}"
+            rows.append(Moment(seen.t_ns, "event", text, wrong=bool(seen.faults)))
+    return sorted(rows, key=lambda row: (row.at_ns, _RANK[row.kind]))
+
+
+def plain_timeline(verdict: Verdict, window_ns: int = 1_000_000_000) -> list[str]:
+    """Lines of ASCII; times are ms after the first write."""
+    origin = verdict.origin_ns
+    rows = moments(verdict, window_ns)
+    if origin is None or not rows:
+        return ["nothing was written and nothing arrived"]
+    lines = [f"{'ms':>10}  {'what':<48}  settle window"]
+    before: Moment | None = None
+    waiting = False
+    for row in rows:
+        if waiting and before is not None and row.at_ns - before.at_ns >= 10_000_000:
+            silence = f"... {(row.at_ns - before.at_ns) / 1e6:.2f} ms of silence"
+            lines.append(f"{'':>10}  {silence:<48}  |")
+        waiting = row.kind != "due" and (waiting or bool(row.window))
+        mark = row.window or ("|" if waiting and row.kind != "event" else "")
+        lines.append(f"{(row.at_ns - origin) / 1e6:>10.3f}  {row.text:<48}  {mark}".rstrip())
+        before = row
+    if verdict.expected and not verdict.seen:
+        lines.append(f"{'':>10}  no event arrived  <-- missing")
+    return lines
+
+
+def write_text(write: RegisterWrite) -> str:
+    """`32 century      = 0x20`."""
+    return f"{write.index:02x} {write.name:<12} = 0x{write.value:02x}"
+
+
+def _write_moments(verdict: Verdict, window_ns: int) -> list[Moment]:
+    rows = []
+    announced_before: int | None = None
+    for write in sorted(verdict.writes, key=lambda write: write.stamp_ns):
+        text = f"write {plain(write_text(write))}"
+        if not write.announced:
+            rows.append(Moment(write.stamp_ns, "write", f"{text}  says nothing"))
+            continue
+        fresh = announced_before is None or write.stamp_ns - announced_before >= window_ns
+        rows.append(
+            Moment(write.stamp_ns, "write", f"{text}  announces", "starts" if fresh else "starts again")
+        )
+        announced_before = write.stamp_ns
+    return rows

@@ -1,0 +1,1 @@
+"""The tests of the harness itself: they need no guest unless they say so."""
