@@ -1,0 +1,255 @@
+"""The device model: wires one guest's QEMU, trace, vRTC, event service and console together, until an end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import selectors
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.devicemodel.exit_record import ExitRecord, FaultClass
+from harness.devicemodel.relay import ConsoleRelay
+from harness.devicemodel.rtc_port import RtcPort
+from harness.devicemodel.trace_worker import BLOCKED_AFTER, TraceLog, TraceWorker
+from harness.errors import InfrastructureError
+from harness.qemu.arguments import Machine
+from harness.qemu.process import Qemu
+from harness.vm_event import RtcChange, VmEventService
+from harness.vrtc import DmVrtc
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT = 5.0
+_BENCH_TROUBLE = ("kvm", "allocate memory", "No space left", "Permission denied", "Resource temporarily")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One guest and its event service; paths None: not wanted. window: seconds of silence."""
+
+    name: str
+    machine: Machine
+    monitor: Path
+    rtc_time: int
+    window: float = 1.0
+    trace_log: Path | None = None
+    exit_record: Path | None = None
+    stdin: int | None = 0
+    stdout: int = 1
+
+
+class DeviceModel:
+    """Runs one guest to its end; `run` returns the record of how it ended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._messages: queue.SimpleQueue[tuple[FaultClass | None, str, str]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._shutdown: Mapping[str, Any] | None = None
+        self._service = VmEventService(settings.name, window=settings.window)
+        self._stamp_ns = time.monotonic_ns()
+        self._started_ns = self._stamp_ns
+        # Whole microseconds, QEMU's grain: as a float they never round up into the next second.
+        self._vrtc = DmVrtc(self._send, settings.rtc_time, lambda: self._stamp_ns // 1000 / 1_000_000)
+        self._port = RtcPort(self._vrtc, self._machine_reset)
+        self._log: TraceLog
+        self._qemu: Qemu
+
+    def run(self) -> ExitRecord:
+        """Boot the guest and stay with it.
+
+        Raises ConfigurationError and InfrastructureError for what went wrong before the guest ran.
+        """
+        settings = self._settings
+        with contextlib.ExitStack() as stack:
+            for descriptor in (self._wake_read, self._wake_write):
+                stack.callback(os.close, descriptor)
+            stack.enter_context(_signals_to(self._wake_write, self._post))
+            try:
+                self._log = TraceLog(settings.trace_log)
+            except OSError as error:
+                raise InfrastructureError(f"the raw trace log cannot be opened: {error}") from error
+            stack.callback(self._log.close)
+            self._log.record(
+                "start",
+                self._started_ns,
+                format=1,
+                vm=settings.name,
+                vrtc="dm",
+                rtc_time=settings.rtc_time,
+                window_ns=round(settings.window * 1e9),
+            )
+            self._service.set_rtc(settings.rtc_time, stamp_ns=self._started_ns)
+            self._service.on_command("destroy", self._destroy)
+            self._service.start(settings.monitor)
+            stack.callback(self._service.stop)
+            self._qemu = Qemu(settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
+            worker = TraceWorker(self._qemu.trace, self._log, self._feed, self._trace_failed)
+            worker.start()
+            try:
+                record = self._attend(worker)
+            finally:
+                self._qemu.close(Deadline(CLOSE_TIMEOUT))
+                worker.join(CLOSE_TIMEOUT)
+            with contextlib.suppress(OSError):  # a full disk has been told of already
+                self._log.record("end", time.monotonic_ns(), reason=record.reason)
+        return record
+
+    # -- the main loop -----------------------------------------------------------------------------------
+
+    def _attend(self, worker: TraceWorker) -> ExitRecord:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
+            selector.register(self._qemu.pidfd, selectors.EVENT_READ, lambda: None)
+            relay = None
+            if self._settings.stdin is not None:
+                relay = ConsoleRelay(selector, self._qemu.console, self._settings.stdin, self._settings.stdout)
+            while True:
+                for key, _ in selector.select(1.0 if relay is None or not relay.pending else 0.02):
+                    key.data()
+                if relay is not None and relay.pending:
+                    relay.flush()
+                console = relay.last_lines if relay is not None else []
+                if self._qemu.exit_code() is not None:
+                    worker.join(CLOSE_TIMEOUT)
+                    if relay is not None:
+                        relay.flush()
+                        console = relay.last_lines
+                    return self._qemu_ended(console, worker)
+                end = self._ending(relay, worker)
+                if end is not None:
+                    fault, reason, problem = end
+                    return self._record(fault, reason, problem, console, worker)
+
+    def _ending(
+        self, relay: ConsoleRelay | None, worker: TraceWorker
+    ) -> tuple[FaultClass | None, str, str] | None:
+        if not self._messages.empty():
+            return self._messages.get()
+        if relay is not None and relay.closed:
+            return None, "console-closed", "whoever held the console has gone"
+        if worker.blocked_for > BLOCKED_AFTER:
+            problem = f"a traced write has waited {worker.blocked_for:.0f} s for the log or the vRTC"
+            return "infrastructure", "trace-blocked", problem
+        return None
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    def _post(self, fault: FaultClass | None, reason: str, problem: str) -> None:
+        """From any thread: the guest is to end, and why."""
+        self._messages.put((fault, reason, problem))
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"\0")
+
+    # -- how it ended ------------------------------------------------------------------------------------
+
+    def _record(
+        self, fault: FaultClass | None, reason: str, problem: str, console: list[str], worker: TraceWorker
+    ) -> ExitRecord:
+        return ExitRecord(
+            fault=fault,
+            reason=reason,
+            problem=problem,
+            exit_code=self._qemu.exit_code(),
+            stderr=list(self._qemu.stderr_lines),
+            console=console,
+            command=self._qemu.command,
+            last_trace_ns=worker.last_stamp_ns,
+            ended_ns=time.monotonic_ns(),
+        )
+
+    def _qemu_ended(self, console: list[str], worker: TraceWorker) -> ExitRecord:
+        self._qemu.qmp.close(1.0)  # so that its last event, with the reason, has been seen
+        code = self._qemu.exit_code()
+        assert code is not None
+        shutdown = self._shutdown or {}
+        fault: FaultClass | None
+        if code < 0:
+            name = signal.Signals(-code).name
+            fault, reason, problem = "infrastructure", "qemu-died", f"QEMU was ended by signal {-code} ({name})"
+        elif code > 0:
+            said = "\n".join(self._qemu.stderr_lines)
+            fault = "infrastructure" if any(word in said for word in _BENCH_TROUBLE) else "configuration"
+            last = self._qemu.stderr_lines[-1] if self._qemu.stderr_lines else "and said nothing"
+            reason, problem = "qemu-refused", f"QEMU ended with exit code {code}: {last}"
+        else:
+            why = str(shutdown.get("reason", "guest-shutdown"))
+            panicked = any("Kernel panic" in line for line in console)
+            if panicked or why == "guest-panic":
+                fault, reason, problem = "infrastructure", "guest-panic", "the guest's kernel panicked"
+            elif why == "guest-reset":
+                fault, reason, problem = "infrastructure", why, "the guest reset itself and was not to"
+            else:
+                fault, reason, problem = None, why, "the guest was shut down"
+        return self._record(fault, reason, problem, console, worker)
+
+    # -- called from other threads -----------------------------------------------------------------------
+
+    def _send(self, change: RtcChange) -> None:
+        self._service.send(change, stamp_ns=self._stamp_ns)
+
+    def _feed(self, stamp_ns: int, line: bytes) -> None:
+        self._stamp_ns = stamp_ns
+        self._port.feed(line)
+
+    def _machine_reset(self, full: bool) -> None:
+        """The guest was reset: the vRTC begins anew at the host's time, which went on meanwhile."""
+        stamp = self._stamp_ns
+        now = self._settings.rtc_time + stamp // 10**9 - self._started_ns // 10**9
+        self._vrtc.reset(now)
+        if full:
+            self._log.record("service-restart", stamp)
+            self._service.restart()
+        self._service.set_rtc(now, stamp_ns=stamp)
+
+    def _destroy(self, argument: str | None) -> bool:
+        self._post(None, "destroyed", "a client of the monitor socket asked for it")
+        return True
+
+    def _qmp_event(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "SHUTDOWN":
+            self._shutdown = event.get("data", {})
+
+    def _trace_ended(self) -> None:
+        # QEMU's own end closes the pipe too, and its pidfd tells of that; only an end before it is a loss.
+        if self._qemu_lives_on():
+            self._post("infrastructure", "trace-lost", "QEMU closed its trace while the guest went on")
+
+    def _qemu_lives_on(self) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._qemu.pidfd, selectors.EVENT_READ)
+            return not selector.select(1.0)
+
+    def _trace_failed(self, reason: str, problem: str) -> None:
+        self._post("infrastructure", reason, problem)
+
+
+@contextlib.contextmanager
+def _signals_to(wake: int, post: Callable[[FaultClass | None, str, str], None]) -> Any:
+    """SIGTERM, SIGINT and SIGHUP end the guest in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ended(number: int, frame: object) -> None:
+        post(None, "terminated", f"{signal.Signals(number).name} received")
+
+    before = {number: signal.signal(number, ended) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    old_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(old_wake)
+        for number, handler in before.items():
+            signal.signal(number, handler)

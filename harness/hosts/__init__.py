@@ -1,0 +1,1 @@
+"""Where commands run: this machine here; SSH and nested hosts come in beside it."""

@@ -1,0 +1,1 @@
+"""One QEMU process: arguments, accelerator, QMP, trace of port writes, death."""

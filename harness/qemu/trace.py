@@ -1,0 +1,103 @@
+"""Reads QEMU's trace pipe: a thread that waits on nothing else, since QEMU stands still while nobody reads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.qemu.clock import Sample, sample_clocks
+
+PIPE_SIZE = 1 << 20
+_F_SETPIPE_SZ = 1031
+
+_PREFIX = re.compile(rb"\d+@(\d+)\.(\d{6}):")
+_ACCESS = re.compile(
+    rb"memory_region_ops_write cpu -?\d+ mr 0x[0-9a-f]+ addr (0x[0-9a-f]+) value (0x[0-9a-f]+) size (\d+)"
+    rb" name '([^']*)'"
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes as they came from the pipe, complete lines only, and when they came."""
+
+    data: bytes
+    arrival: Sample
+
+
+@dataclass(frozen=True)
+class PortWrite:
+    """A guest's write to a device register: region as QEMU names it, port address, value, bytes."""
+
+    region: str
+    address: int
+    value: int
+    size: int
+
+
+def wall_stamp_ns(line: bytes) -> int | None:
+    """QEMU's own stamp of a trace line, wall-clock nanoseconds; None where the line has none."""
+    match = _PREFIX.match(line)
+    return int(match[1]) * 1_000_000_000 + int(match[2]) * 1_000 if match else None
+
+
+def port_write(line: bytes) -> PortWrite | None:
+    """The write that a trace line tells of; None for any other line."""
+    match = _ACCESS.search(line)
+    if match is None:
+        return None
+    return PortWrite(match[4].decode("ascii", "replace"), int(match[1], 16), int(match[2], 16), int(match[3]))
+
+
+class TraceDrain:
+    """Owns the trace pipe. `chunks` receives what was read; None when the pipe's last writer has gone.
+
+    The thread reads, stamps and queues, and does nothing else: parsing, the log file and the vRTC are
+    for the thread at the other end of the queue, which may wait as long as it likes.
+    """
+
+    def __init__(self, on_end: Callable[[], object] = lambda: None) -> None:
+        self._read_end, self.write_end = os.pipe()
+        try:
+            fcntl.fcntl(self._read_end, _F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            pass  # an unprivileged user may be over the system's pipe quota: the default size works too
+        self.chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        self._on_end = on_end
+        self._thread = threading.Thread(target=self._run, name="trace-drain", daemon=True)
+
+    def start(self) -> None:
+        """To be called when QEMU holds the write end: ours is closed here, so that its death ends the pipe."""
+        os.close(self.write_end)
+        self.write_end = -1
+        self._thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Wait for the end of the pipe, after QEMU's; False if it did not come within `timeout` seconds."""
+        if self.write_end >= 0:  # never started
+            os.close(self.write_end)
+            os.close(self._read_end)
+            self.write_end = -1
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        rest = b""
+        while data := os.read(self._read_end, PIPE_SIZE):
+            arrival = sample_clocks()
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            if end:
+                self.chunks.put(Chunk(data[:end], arrival))
+        if rest:
+            self.chunks.put(Chunk(rest + b"\n", sample_clocks()))
+        os.close(self._read_end)
+        self.chunks.put(None)
+        self._on_end()
