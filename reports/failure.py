@@ -27,8 +27,7 @@ def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) 
     """The whole explanation as text, several lines. Raises as `open_run` does."""
     run = open_run(run_dir)
     v = parse_verdict(verdict)
-    guest = run.info.get("guests")
-    source = _source(guest.get(v.vm) if isinstance(guest, Mapping) else None)
+    source = source_of(run, v)
     lines = [headline(v)]
     if v.diagnosis:
         lines.append(f"  {v.diagnosis}")
@@ -67,6 +66,14 @@ def compare(
         rows.append((plain(field), left, right, _difference(field, wanted, got) if both else ""))
     rows.append(_arrival(expected, seen))
     return rows
+
+
+def source_of(run: RunDir, v: Verdict) -> str | None:
+    """The `source` that the guest's events must carry, where run.json says which vRTC it has."""
+    guests = run.info.get("guests")
+    guest = guests.get(v.vm) if isinstance(guests, Mapping) else None
+    vrtc = guest.get("vrtc") if isinstance(guest, Mapping) else None
+    return vrtc if vrtc in ("dm", "hv") else None
 
 
 def _side_by_side(
@@ -137,11 +144,6 @@ def _value(field: str, value: object) -> str:
     date = date_text(value) if field in ("last_time", "new_time") else ""
     shown = f"{value:+d}" if field == "delta_time" and isinstance(value, int) else shown
     return f"{shown}  {date}" if date else shown
-
-
-def _source(guest: object) -> str | None:
-    vrtc = guest.get("vrtc") if isinstance(guest, Mapping) else None
-    return vrtc if vrtc in ("dm", "hv") else None
 
 
 def _count(number: int) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports.verdicts import RegisterWrite, Verdict, plain
+from reports.verdicts import RegisterWrite, Seen, Verdict, plain
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One row of a timeline: `at_ns` in monotonic ns, `kind` is write, due, late or event."""
+    """One row of a timeline: `at_ns` in monotonic ns, `kind` is write, due, late or event.
+
+    `label` is what a picture has room for, on two short lines; `window` what happens to the settle window.
+    """
 
     at_ns: int
     kind: str
     text: str
     window: str = ""
     wrong: bool = False
+    label: tuple[str, str] = ("", "")
 
 
 _RANK = {"write": 0, "due": 1, "event": 2, "late": 3}
@@ -26,16 +30,26 @@ def moments(verdict: Verdict, window_ns: int = 1_000_000_000) -> list[Moment]:
     rows = _write_moments(verdict, window_ns)
     for expected in verdict.expected:
         if expected.due_ns is not None:
-            rows.append(Moment(expected.due_ns, "due", "the window has passed in silence: due", "is over"))
+            rows.append(
+                Moment(
+                    expected.due_ns,
+                    "due",
+                    "the window has passed in silence: due",
+                    "is over",
+                    label=("due", ""),
+                )
+            )
         late_ns = expected.late_ns()
         if late_ns is not None:
-            rows.append(Moment(late_ns, "late", "last moment in time (due + 150 ms)"))
+            rows.append(
+                Moment(late_ns, "late", "last moment in time (due + 150 ms)", label=("late", "after this"))
+            )
     for seen in verdict.seen:
         if seen.t_ns is not None:
             after = "" if seen.after_due_ms is None else f", {seen.after_due_ms:+.2f} ms after due"
             wrong = f"  <-- {', '.join(seen.faults)}" if seen.faults else ""
             text = f"event arrives{after}{wrong}"
-            rows.append(Moment(seen.t_ns, "event", text, wrong=bool(seen.faults)))
+            rows.append(Moment(seen.t_ns, "event", text, wrong=bool(seen.faults), label=_event_label(seen)))
     return sorted(rows, key=lambda row: (row.at_ns, _RANK[row.kind]))
 
 
@@ -71,12 +85,25 @@ def _write_moments(verdict: Verdict, window_ns: int) -> list[Moment]:
     announced_before: int | None = None
     for write in sorted(verdict.writes, key=lambda write: write.stamp_ns):
         text = f"write {plain(write_text(write))}"
+        label = (f"{write.index:02x} = {write.value:02x}", write.name)
         if not write.announced:
-            rows.append(Moment(write.stamp_ns, "write", f"{text}  says nothing"))
+            rows.append(Moment(write.stamp_ns, "write", f"{text}  says nothing", label=label))
             continue
         fresh = announced_before is None or write.stamp_ns - announced_before >= window_ns
         rows.append(
-            Moment(write.stamp_ns, "write", f"{text}  announces", "starts" if fresh else "starts again")
+            Moment(
+                write.stamp_ns,
+                "write",
+                f"{text}  announces",
+                "starts" if fresh else "starts again",
+                label=label,
+            )
         )
         announced_before = write.stamp_ns
     return rows
+
+
+def _event_label(seen: Seen) -> tuple[str, str]:
+    delta = seen.event.get("delta_time")
+    change = f"{delta:+d} s" if isinstance(delta, int) else ""
+    return ("event", ", ".join(seen.faults) or change)
