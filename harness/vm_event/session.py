@@ -1,0 +1,145 @@
+"""One life of the service, from start to stop: its thread, and everything that thread owns."""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from .events import Event
+from .loop import Loop, sharpen_timers
+from .monitor import Monitor
+from .sockets import ListeningSocket
+from .source import Source
+
+_log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """What a session asks of the service it serves; called on the session's thread."""
+
+    def status(self) -> dict[str, Any]:
+        """The answer to the monitor's `status`."""
+
+    def deliver(self, event: Event) -> None:
+        """Pass an event to the subscribers, without waiting for them."""
+
+    def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
+        """Carry out a monitor command elsewhere and call `done`, on any thread."""
+
+
+class Session:
+    """The epoll thread with its sources and monitor. Its thread alone closes what it uses, when it ends."""
+
+    def __init__(self, vm: str, sources: Sequence[Source], monitor: Path | None, owner: Owner) -> None:
+        """Open everything and start serving: on return the thread is in its loop.
+
+        Takes over `sources`: they are closed with the session, also when this fails.
+        Raises MonitorError when the monitor socket cannot be made, OSError when descriptors run out.
+        """
+        self.vm = vm
+        self.sources = {source.name: source for source in sources}
+        self.monitor: Monitor | None = None
+        self.failure: str | None = None
+        self.last_event: dict[str, Any] | None = None
+        self._owner = owner
+        self._started_ns = time.monotonic_ns()
+        self._stopping = False
+        self._serving = threading.Event()
+        with ExitStack() as opened:
+            for source in sources:
+                opened.callback(source.close)
+            self._loop = Loop()
+            opened.callback(self._loop.close)
+            for source in sources:
+                self._loop.add(source.fileno(), select.EPOLLIN, partial(self._on_source, source))
+            if monitor is not None:
+                listener = ListeningSocket(monitor)
+                try:
+                    self.monitor = Monitor(self._loop, listener, self)
+                except BaseException:
+                    listener.close()
+                    raise
+                opened.callback(self.monitor.close)
+            self._thread = threading.Thread(target=self._run, name=f"vm_event-{vm}", daemon=True)
+            self._opened = opened.pop_all()
+            try:
+                self._thread.start()
+            except BaseException:
+                self._opened.close()
+                raise
+        try:
+            self._serving.wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the session began."""
+        return (time.monotonic_ns() - self._started_ns) / 1e9
+
+    def stop(self) -> None:
+        """End the thread and wait for it: it never waits for anyone else. From any thread, any number of
+        times.
+        """
+        self._stopping = True
+        self._loop.wake()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def status(self) -> dict[str, Any]:
+        """See `Owner.status`."""
+        return self._owner.status()
+
+    def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
+        """Have the service carry out a command; the result comes back to this thread."""
+        self._owner.execute(name, argument, lambda success: self._loop.post(partial(done, success)))
+
+    def _run(self) -> None:
+        with self._opened:
+            sharpen_timers()
+            self._serving.set()
+            try:
+                while not self._stopping:
+                    self._turn()
+            except Exception as error:
+                self.failure = f"{type(error).__name__}: {error}"
+                _log.exception("%s: the event service failed", self.vm)
+
+    def _turn(self) -> None:
+        """One wait, and everything that is to be done after it."""
+        deadlines = [due for source in self.sources.values() if (due := source.deadline_ns()) is not None]
+        ready = self._loop.wait(min(deadlines, default=None))
+        self._loop.dispatch(ready)
+        now_ns = time.monotonic_ns()
+        for source in self.sources.values():
+            due = source.deadline_ns()
+            if due is not None and now_ns >= due:
+                # What was sent before `now_ns` is in the ring by now, told or not: it may extend the window.
+                self._collect(source, now_ns)
+                while (settled := source.expire(now_ns)) is not None:
+                    self._emit(settled)
+
+    def _on_source(self, source: Source, _events: int) -> None:
+        self._collect(source, time.monotonic_ns())
+
+    def _collect(self, source: Source, now_ns: int) -> None:
+        if source.error is not None:
+            return
+        for event in source.collect(now_ns):
+            self._emit(event)
+        if source.error is not None:
+            self._loop.remove(source.fileno())
+
+    def _emit(self, event: Event) -> None:
+        self.last_event = event.as_json()
+        if self.monitor is not None:
+            self.monitor.publish(self.last_event)
+        self._owner.deliver(event)

@@ -1,0 +1,200 @@
+"""What the service reads from: one source of one guest, with its tunnel, settler, throttle and counts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any, Protocol
+
+from .abi import ELEMENT, ELEMENT_SIZE, VmEventType
+from .errors import RingError
+from .events import Event, RtcChange, SettledRtcChange, VmEvent
+from .settler import RtcChangeSettler
+from .throttle import Throttle
+from .tunnel import Tunnel
+
+NANOSECONDS = 1_000_000_000
+#: ACRN's throttle: one event per type in this window.
+THROTTLE_WINDOW_NS = NANOSECONDS
+
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """An event source as the service's thread sees it. All but `status` are called on that thread only."""
+
+    name: str
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when the source has something."""
+
+    def collect(self, now_ns: int) -> list[Event]:
+        """Read what there is without waiting; the events that pass at once."""
+
+    def deadline_ns(self) -> int | None:
+        """When the next settled event is due."""
+
+    def expire(self, now_ns: int) -> SettledRtcChange | None:
+        """The next settled event that is due; None when there is none."""
+
+    def set_rtc(self, rtc: int, stamp_ns: int) -> None:
+        """The guest's RTC showed `rtc` at that moment. From any thread."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the source is disabled; None while it works."""
+
+    def status(self) -> dict[str, Any]:
+        """Counts, from any thread."""
+
+    def close(self) -> None:
+        """Release every descriptor."""
+
+
+class TunnelSource:
+    """A ring's events: RTC changes are settled, power-off and triple fault pass the throttle at once.
+
+    `stamped`: the elements carry the moment they were sent (`Tunnel.put` of our own processes). Without it
+    the moment is that of their arrival here. A ring whose header is damaged disables this source, with
+    `error` set; what it had pending still settles.
+    """
+
+    def __init__(
+        self, name: str, tunnel: Tunnel, *, vm: str, window: float, stamped: bool, trusted: bool
+    ) -> None:
+        """`trusted`: the stamps are this process's own; others are believed only up to the present moment."""
+        self.name = name
+        self._vm = vm
+        self._tunnel = tunnel
+        self._stamped = stamped
+        self._trusted = trusted
+        self._settler = RtcChangeSettler(window, source=name, vm=vm, per_second=NANOSECONDS)
+        self._throttle = Throttle(THROTTLE_WINDOW_NS)
+        #: What `set_rtc` said, with the number of elements that were put before it.
+        self._anchors: deque[tuple[int, int, int]] = deque()
+        self._taken = 0
+        self._unknown_types: set[int] = set()
+        self._error: str | None = None
+        self._last_event: dict[str, Any] | None = None
+        self._counts = dict.fromkeys(
+            ("raw", "settled", "overrun", "lost", "estimated", "passed", "skipped"), 0
+        )
+
+    def fileno(self) -> int:
+        """The tunnel's eventfd."""
+        return self._tunnel.fileno()
+
+    @property
+    def error(self) -> str | None:
+        """Why this source is disabled; None while it works."""
+        return self._error
+
+    def send(self, event: RtcChange | VmEventType, stamp_ns: int | None) -> bool:
+        """Put an event into the tunnel, from any thread; False when it is full or closed."""
+        if isinstance(event, RtcChange):
+            return self._tunnel.put(VmEventType.RTC_CHANGE, event.last_time, event.delta_time, stamp_ns)
+        return self._tunnel.put(event, 0, 0, stamp_ns)
+
+    def set_rtc(self, rtc: int, stamp_ns: int | None) -> None:
+        """The guest's RTC showed `rtc` at that moment: takes its turn among what this process sends."""
+        with self._tunnel.lock:
+            moment = time.monotonic_ns() if stamp_ns is None else stamp_ns
+            self._anchors.append((self._tunnel.put_count, rtc, moment))
+            self._tunnel.kick()
+
+    def collect(self, now_ns: int) -> list[Event]:
+        """Read the ring once: whatever comes after this look has its own kick."""
+        if self._error is not None:
+            return []
+        self._tunnel.acknowledge()
+        passed: list[Event] = []
+        try:
+            elements = self._tunnel.drain()
+        except RingError as error:
+            self._error = str(error)
+            _log.error("%s: source %s is disabled: %s", self._vm, self.name, error)
+            return passed
+        while self._anchors:
+            position, rtc, stamp_ns = self._anchors[0]
+            before = (position - self._taken) * ELEMENT_SIZE
+            if before > len(elements):
+                break
+            self._anchors.popleft()
+            if before > 0:
+                self._take(elements[:before], now_ns, passed)
+                elements = elements[before:]
+            self._settler.set_rtc(rtc, stamp_ns)
+        self._take(elements, now_ns, passed)
+        if refused := self._tunnel.take_overrun():
+            # After the elements: a full ring refuses the newest, so what is missing is missing behind them.
+            self._counts["overrun"] += refused
+            self._settler.note_overrun(refused)
+            _log.warning(
+                "%s: source %s: the ring was full, %d events were refused", self._vm, self.name, refused
+            )
+        return passed
+
+    def deadline_ns(self) -> int | None:
+        """When the next settled event is due."""
+        deadline = self._settler.deadline
+        return None if deadline is None else int(deadline)
+
+    def expire(self, now_ns: int) -> SettledRtcChange | None:
+        """The next settled event that is due; None when there is none."""
+        settled = self._settler.expire(now_ns)
+        if settled is not None:
+            counts = self._counts
+            counts["settled"] += 1
+            counts["lost"] += settled.lost
+            counts["estimated"] += settled.estimated
+            self._last_event = settled.as_json()
+        return settled
+
+    def status(self) -> dict[str, Any]:
+        """Counts since the service started, the last event, and the error that disabled the source."""
+        counts = dict(self._counts)
+        return {
+            **counts,
+            "throttled": self._throttle.dropped,
+            "pending": self._settler.deadline is not None,
+            "last_event": self._last_event,
+            "error": self._error,
+        }
+
+    def close(self) -> None:
+        """Close the tunnel; senders get False from now on."""
+        self._tunnel.close()
+
+    def _take(self, elements: bytes, now_ns: int, passed: list[Event]) -> None:
+        """Hand elements to the settler or the throttle, by type."""
+        if not elements:
+            return
+        add = self._settler.add_link
+        changes = 0
+        for event_type, last_time, delta_time, stamp in ELEMENT.iter_unpack(elements):
+            stamp_ns = self._moment(stamp, now_ns) if self._stamped else now_ns
+            if event_type == 0:
+                add(last_time, delta_time, stamp_ns)
+                changes += 1
+            elif event_type in (VmEventType.POWER_OFF, VmEventType.TRIPLE_FAULT):
+                if self._throttle.admit(event_type, stamp_ns):
+                    passed.append(VmEvent(VmEventType(event_type), self.name, self._vm))
+                    self._counts["passed"] += 1
+            else:
+                self._skip(event_type)
+        self._taken += len(elements) // ELEMENT_SIZE
+        self._counts["raw"] += changes
+
+    def _moment(self, stamp: int, now_ns: int) -> int:
+        if self._trusted:
+            return stamp
+        return min(stamp, now_ns) or now_ns
+
+    def _skip(self, event_type: int) -> None:
+        self._counts["skipped"] += 1
+        if event_type not in self._unknown_types and len(self._unknown_types) < 16:
+            self._unknown_types.add(event_type)
+            _log.warning(
+                "%s: source %s: events of unknown type %d are skipped", self._vm, self.name, event_type
+            )
