@@ -1,0 +1,182 @@
+/* The operating system around the agent: start-up, the RTC's own driver, hwclock, and ways to end. */
+#include "agent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HWCLOCK_LIMIT_MS 15000
+
+static const char *const drivers[] = { "/sys/bus/pnp/drivers/rtc_cmos", "/sys/bus/platform/drivers/rtc_cmos" };
+static char devices[2][64];       /* what was bound to each driver when we came */
+
+int read_file(const char *path, char *text, int size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int n = fd < 0 ? -1 : read(fd, text, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return n;
+}
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int n = fd < 0 ? -1 : write(fd, text, strlen(text));
+
+	if (fd >= 0)
+		close(fd);
+	return n;
+}
+
+/* What PID 1 of an initramfs must do itself, no more. */
+void become_init(void)
+{
+	struct termios raw;
+
+	mkdir("/proc", 0755), mkdir("/sys", 0755), mkdir("/dev", 0755);
+	mount("proc", "/proc", "proc", 0, NULL);
+	mount("sys", "/sys", "sysfs", 0, NULL);
+	mount("dev", "/dev", "devtmpfs", 0, NULL);
+	in_fd = out_fd = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (in_fd < 0 || tcgetattr(in_fd, &raw))
+		return;
+	cfmakeraw(&raw);
+	cfsetspeed(&raw, B115200);   /* a UART's receive FIFO waits 4 characters' time of this speed */
+	tcsetattr(in_fd, TCSANOW, &raw);
+}
+
+static void rtc_driver(const char *what)
+{
+	char path[96];
+
+	for (int i = 0; i < 2; i++)
+		if (devices[i][0]) {
+			snprintf(path, sizeof(path), "%s/%s", drivers[i], what);
+			write_file(path, devices[i]);
+		}
+}
+
+/* Linux's driver would race us on port 0x70: unbinds it, and remembers what to bind again for hwclock. */
+void free_the_rtc(void)
+{
+	for (int i = 0; i < 2; i++) {
+		DIR *folder = opendir(drivers[i]);
+		struct dirent *entry;
+
+		while (folder && (entry = readdir(folder)))
+			if (entry->d_type == DT_LNK && strcmp(entry->d_name, "module"))
+				snprintf(devices[i], sizeof(devices[i]), "%.60s", entry->d_name);
+		if (folder)
+			closedir(folder);
+	}
+	rtc_driver("unbind");
+}
+
+/* `hwclock --systohc --utc` through Linux's own driver, which is bound for that long. */
+void run_hwclock(char *words)
+{
+	int ends[2], status = 0, length = 0, n = 0;
+	char output[2000];
+
+	(void)words;
+	if (pipe(ends)) {
+		say("no pipe %s", strerror(errno));
+		return;
+	}
+	rtc_driver("bind");
+	uint64_t start = now_ns();
+	pid_t child = fork();
+	if (child == 0) {
+		dup2(ends[1], 1);
+		dup2(ends[1], 2);
+		close(ends[0]);
+		close(ends[1]);
+		execl("/bin/busybox", "hwclock", "-w", "-u", (char *)NULL);
+		dprintf(2, "/bin/busybox: %s", strerror(errno));
+		_exit(127);
+	}
+	close(ends[1]);
+	struct pollfd end = { ends[0], POLLIN, 0 };
+	while ((n = poll(&end, 1, HWCLOCK_LIMIT_MS)) > 0 && length < (int)sizeof(output)
+	       && (n = read(ends[0], output + length, sizeof(output) - length)) > 0)
+		length += n;
+	if (n)                    /* it hangs, or talks for ever */
+		kill(child, SIGKILL);
+	close(ends[0]);
+	waitpid(child, &status, 0);
+	uint64_t finish = now_ns();
+	rtc_driver("unbind");
+	say("ok exit=%d start_ns=%llu end_ns=%llu output=", WIFEXITED(status) ? WEXITSTATUS(status) : -1,
+	    (unsigned long long)start, (unsigned long long)finish);
+	say_token(output, length);
+}
+
+/* "SECONDS": sets the system clock (not the RTC), so that hwclock writes something known. */
+void set_clock(char *words)
+{
+	struct timespec t = { words ? atoll(words) : -1, 0 };
+
+	if (t.tv_sec < 0 || clock_settime(CLOCK_REALTIME, &t))
+		say("no clock %s", strerror(errno));
+	else
+		say("ok");
+}
+
+void say_info(void)
+{
+	struct utsname name;
+	char clocksource[40], load[40];
+
+	uname(&name);
+	read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource", clocksource, 40);
+	read_file("/proc/loadavg", load, 40);
+	clocksource[strcspn(clocksource, "\n")] = load[strcspn(load, " ")] = 0;
+	say(" kernel=%s uptime=%.3f clocksource=%s load=%s rtc_device=%s", name.release, now_ns() / 1e9,
+	    clocksource, load, devices[0][0] ? devices[0] : devices[1]);
+}
+
+/* "COUNT": kernel messages of the highest level from beside; what the protocol must live with (fault tests). */
+void make_noise(char *words)
+{
+	int count = words ? atoi(words) : 0;
+
+	if (fork() == 0) {
+		while (count-- > 0) {
+			write_file("/dev/kmsg", "<0>noise: the kernel printed this line\n");
+			usleep(100);
+		}
+		_exit(0);
+	}
+	say("ok");
+}
+
+void system_panic(void)
+{
+	write_file("/proc/sysrq-trigger", "c");
+}
+
+void system_restart(void)
+{
+	reboot(RB_AUTOBOOT);
+}
+
+void system_off(void)
+{
+	reboot(RB_POWER_OFF);
+}
