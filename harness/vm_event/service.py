@@ -131,6 +131,11 @@ class VmEventService:
         session = self._session
         return session is not None and session.failure is None
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the service ends, stopped or failed; False when `timeout` seconds were not enough."""
+        session = self._session
+        return session is None or session.wait(timeout)
+
     def send(self, event: RtcChange | VmEventType, *, stamp_ns: int | None = None) -> bool:
         """Put a raw event of the device model on the DM ring. Any thread; never waits.
 

@@ -94,6 +94,11 @@ class Session:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
+    def wait(self, timeout: float | None) -> bool:
+        """Whether the thread ended within `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
     def status(self) -> dict[str, Any]:
         """See `Owner.status`."""
         return self._owner.status()

@@ -1,6 +1,4 @@
-"""The monitor socket's language: JSON objects that nothing delimits, written compactly and read whatever
-their form.
-"""
+"""The monitor socket's language: JSON objects that nothing delimits, read in whatever form they come."""
 
 from __future__ import annotations
 
