@@ -57,7 +57,7 @@ def _document(run: RunDir, v: Verdict) -> Iterable[str]:
     yield f'<h1><span class="b" style="background:{badge}">{escape(v.verdict)}</span>'
     yield f"{escape(v.vm)} {escape(v.item)}</h1>"
     yield f"<p>{escape(v.diagnosis or _all_well(v))}</p>"
-    yield f"<pre>{escape(run.replay_command(v))}</pre>"
+    yield f"<h2>Replay</h2><pre>{escape(run.replay_command(v))}</pre><br>"
     yield from _facts(run, v)
     yield from _events(run, v)
     picture = svg_timeline(v, run.window_ns)

@@ -20,6 +20,7 @@ _ANALYTICS = re.compile(
     r"gtag\((?:(?!</script>).)*</script>",
     re.DOTALL,
 )
+_ROOM = '<style>iframe[title="HTML attachment"]{min-height:75vh}</style>'
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _generate(
     if problem:
         return Html(None, problem)
     page = index.read_text("utf-8")
-    index.write_text(without_analytics(page), "utf-8")
+    index.write_text(with_room_for_evidence(without_analytics(page)), "utf-8")
     out_dir.mkdir(exist_ok=True)
     index.replace(out_dir / "index.html")
     return Html(out_dir / "index.html", "")
@@ -93,6 +94,11 @@ def _generate(
 def without_analytics(page: str) -> str:
     """The page without the script by which Allure's template reports every viewer to a third party."""
     return _ANALYTICS.sub("", page, count=1)
+
+
+def with_room_for_evidence(page: str) -> str:
+    """The page with a tall frame for HTML attachments: from disk, Allure cannot measure them (150 px)."""
+    return page.replace("</head>", f"{_ROOM}</head>", 1)
 
 
 def _configuration(output: Path, history: Path | None) -> dict[str, Any]:

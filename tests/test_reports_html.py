@@ -84,6 +84,7 @@ def test_the_real_report_is_one_file_without_foreign_scripts(results: Path, tmp_
     page = html.path.read_text()
     assert "<title>" in page
     assert "googletagmanager" not in page
+    assert page.index("min-height:75vh") < page.index("</head>")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report"]
     assert html.path.stat().st_size > 500_000
 
