@@ -15,6 +15,7 @@
 #define DATA_PORT 0x71
 #define INDEX_LIMIT 0x38
 #define MAX_STEPS 1024
+#define SPIN_NS 9000000           /* a sleep ends up to two ticks late */
 #define MAX_PAUSE_US 600000000ULL
 
 struct step {
@@ -78,6 +79,18 @@ void load_steps(char *words)
 	}
 }
 
+/* Sleeps, then spins the rest: without a local APIC the kernel wakes us on its own ticks only, 4 ms apart. */
+static void wait_until(uint64_t until)
+{
+	uint64_t asleep = until > SPIN_NS ? until - SPIN_NS : 0;
+	struct timespec t = { asleep / 1000000000, asleep % 1000000000 };
+
+	while (now_ns() < asleep && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
+		;
+	while (now_ns() < until)
+		;
+}
+
 /* Nothing here but the ports and the clock. A pause counts from the access (or the pause) before it. */
 static void access_registers(void)
 {
@@ -86,10 +99,7 @@ static void access_registers(void)
 	for (struct step *step = steps; step < steps + step_count; step++) {
 		if (step->kind == 'p') {
 			last += step->pause_us * 1000;
-			struct timespec until = { last / 1000000000, last % 1000000000 };
-
-			while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
-				;
+			wait_until(last);
 			continue;
 		}
 		step->done_ns = last = now_ns();

@@ -72,27 +72,34 @@ static void rtc_driver(const char *what)
 		}
 }
 
+/* The last entry of a folder of links (a driver's devices, a class's members); "" when there is none. */
+static void link_in(const char *path, char name[64])
+{
+	DIR *folder = opendir(path);
+	struct dirent *entry;
+
+	name[0] = 0;
+	while (folder && (entry = readdir(folder)))
+		if (entry->d_type == DT_LNK && strcmp(entry->d_name, "module"))
+			snprintf(name, 64, "%.60s", entry->d_name);
+	if (folder)
+		closedir(folder);
+}
+
 /* Linux's driver would race us on port 0x70: unbinds it, and remembers what to bind again for hwclock. */
 void free_the_rtc(void)
 {
-	for (int i = 0; i < 2; i++) {
-		DIR *folder = opendir(drivers[i]);
-		struct dirent *entry;
-
-		while (folder && (entry = readdir(folder)))
-			if (entry->d_type == DT_LNK && strcmp(entry->d_name, "module"))
-				snprintf(devices[i], sizeof(devices[i]), "%.60s", entry->d_name);
-		if (folder)
-			closedir(folder);
-	}
+	for (int i = 0; i < 2; i++)
+		if (!devices[i][0])       /* a second hello finds nothing bound: the first one's devices stay */
+			link_in(drivers[i], devices[i]);
 	rtc_driver("unbind");
 }
 
-/* `hwclock --systohc --utc` through Linux's own driver, which is bound for that long. */
+/* `hwclock --systohc --utc` through Linux's own driver, which is bound for that long (as a new rtcN each time). */
 void run_hwclock(char *words)
 {
 	int ends[2], status = 0, length = 0, n = 0;
-	char output[2000];
+	char output[2000], name[64], device[80];
 
 	(void)words;
 	if (pipe(ends)) {
@@ -100,6 +107,8 @@ void run_hwclock(char *words)
 		return;
 	}
 	rtc_driver("bind");
+	link_in("/sys/class/rtc", name);
+	snprintf(device, sizeof(device), "/dev/%s", name);
 	uint64_t start = now_ns();
 	pid_t child = fork();
 	if (child == 0) {
@@ -107,7 +116,7 @@ void run_hwclock(char *words)
 		dup2(ends[1], 2);
 		close(ends[0]);
 		close(ends[1]);
-		execl("/bin/busybox", "hwclock", "-w", "-u", (char *)NULL);
+		execl("/bin/busybox", "hwclock", "-w", "-u", "-f", device, (char *)NULL);
 		dprintf(2, "/bin/busybox: %s", strerror(errno));
 		_exit(127);
 	}

@@ -1,4 +1,4 @@
-"""The Guest protocol: what the engine needs of a guest, whether it runs Linux, nothing at all, or is on a bench."""
+"""The Guest protocol: what the engine needs of a guest, be it Linux, bare metal, or a machine on a bench."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A guest's console that can be trusted: everything is recorded, and a dying guest ends every wait, by name."""
+"""A guest's console that can be trusted: all is recorded, and a dying guest ends every wait, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
@@ -50,7 +50,13 @@ class ConsoleClosed(InfrastructureError):
     """The console was closed by its owner while it was in use, or before."""
 
 
-class _Stream(SpawnBase):  # type: ignore[misc]
+if TYPE_CHECKING:
+    _Spawn = SpawnBase[bytes]
+else:
+    _Spawn = SpawnBase  # generic in its type stubs only
+
+
+class _Stream(_Spawn):
     """pexpect over a channel: records what it reads, and can be woken by another thread."""
 
     def __init__(self, channel: Channel, log: ConsoleLog, waker: int) -> None:
@@ -98,8 +104,8 @@ class _Stream(SpawnBase):  # type: ignore[misc]
 class Console:
     """One guest's console over a socket or descriptor, which it owns.
 
-    One thread uses it at a time; `close` may come from any thread and ends a wait at once. After GuestDied the
-    console stays open for reading its log, and every further use raises the same error.
+    One thread uses it at a time; `close` may come from any thread and ends a wait at once. After a death the
+    console stays open for its log to be read, and every further use raises the same error.
     """
 
     def __init__(
@@ -149,6 +155,7 @@ class Console:
         started = Deadline(0)
         with self._in_use:
             self._require_usable()
+            patterns: list[re.Pattern[bytes] | type[EOF] | type[TIMEOUT]]
             patterns = [pattern, *self._death, EOF, TIMEOUT]
             self._stream.deadline = deadline
             try:
@@ -162,10 +169,11 @@ class Console:
             if patterns[found] is TIMEOUT:
                 raise self._error(ConsoleTimeout, f"{self.name}: no {awaited}", awaited, started)
             self._stream.unmatched = 0
-            if found == 0:
-                match: re.Match[bytes] = self._stream.match
+            match = self._stream.match
+            if found == 0 and isinstance(match, re.Match):
                 return match
-            self._die(patterns[found] is EOF, awaited, started)
+            words = match[0].strip().decode("utf-8", "replace") if isinstance(match, re.Match) else None
+            raise self._death_of(words, awaited, started)
 
     def send(self, data: bytes, awaited: str, deadline: Deadline) -> None:
         """Sends all of `data`. Raises as `wait_for`; ConsoleTimeout when the other side does not take it."""
@@ -180,8 +188,8 @@ class Console:
                     data = data[self._channel.send(data) :]
                 except BlockingIOError:
                     continue
-                except OSError:
-                    self._die(True, awaited, started)
+                except OSError as error:
+                    raise self._death_of(None, awaited, started) from error
 
     def check(self) -> None:
         """Reads what is there, without waiting. Raises GuestDied, ConsoleClosed or InfrastructureError."""
@@ -190,17 +198,17 @@ class Console:
         except ConsoleTimeout:
             pass
 
-    def _die(self, ended: bool, awaited: str, started: Deadline) -> NoReturn:
-        """Takes what the guest still says, then raises and remembers how it died."""
-        words = "its console ended" if ended else self._stream.match[0].strip().decode("utf-8", "replace")
+    def _death_of(self, last_words: str | None, awaited: str, started: Deadline) -> GuestDied:
+        """Takes what a dying guest still says (last_words None: its console ended); remembers how it died."""
         self._stream.deadline = Deadline(0)
         try:
-            while not ended:
+            while last_words is not None:
                 self._stream.read_nonblocking(65536)
         except (TIMEOUT, EOF):
             pass
-        self._dead = self._error(GuestDied, f"{self.name} died: {words}", awaited, started)
-        raise self._dead
+        how = last_words or "its console ended"
+        self._dead = self._error(GuestDied, f"{self.name} died: {how}", awaited, started)
+        return self._dead
 
     def _require_usable(self) -> None:
         if self._closing:

@@ -3,9 +3,9 @@
 Host to agent, one line:      `@>SEQUENCE PAYLOAD*CRC`
 Agent to host, one or more:   `@<SEQUENCE.PART/PARTS PAYLOAD*CRC`
 
-CRC is the CRC-32 of everything between the marker and the `*`, as 8 hexadecimal digits. Payloads are printable
-ASCII without `*` and `@`. The kernel may print before, after or in the middle of a line: what precedes a marker
-is skipped, what is torn fails its checksum. Sequence 0 marks lines that answer no particular command.
+CRC is the CRC-32 of all between the marker and the `*`, as 8 hexadecimal digits. Payloads are printable ASCII
+without `*` and `@`. The kernel may print before, after or in the middle of a line: what precedes a marker is
+skipped, what is torn fails its checksum. Sequence 0 marks lines that answer no particular command.
 """
 
 from __future__ import annotations

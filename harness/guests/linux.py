@@ -45,7 +45,7 @@ class LinuxGuest:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the agent said of itself at `boot`: agent, kernel, hypervisor, uptime, clocksource, rtc_device."""
+        """What the agent said at `boot`: agent, kernel, hypervisor, uptime, clocksource, load, rtc_device."""
         return self._facts
 
     def boot(self, deadline: Deadline) -> None:
@@ -60,7 +60,7 @@ class LinuxGuest:
     def greet(self, deadline: Deadline) -> None:
         """Has the agent prove where it is; before that it does nothing. Also for an agent met in mid-life.
 
-        Raises AgentRefused (reason `nonce`, `hypervisor` or `ports`), ConsoleTimeout, GuestDied, ConsoleClosed.
+        Raises AgentRefused (reason `nonce`, `hypervisor` or `ports`), and as Console.wait_for.
         """
         signatures = ",".join(signature.encode("ascii").hex() for signature in self._hypervisor)
         self._facts = self.command("hello", deadline, signatures)
@@ -68,8 +68,8 @@ class LinuxGuest:
     def run(self, item: str, steps: Sequence[Step], deadline: Deadline) -> AgentReport:
         """Has the agent do `steps` back to back, with the pauses made in the guest itself.
 
-        A refusal is a report with ok False; nothing was written then. Raises AgentRestarted, ConsoleTimeout,
-        GuestDied, ConsoleClosed, InfrastructureError: then it is not known what was written.
+        A refusal is a report with ok False; nothing was written then. Raises AgentRestarted, and as
+        Console.wait_for: then it is not known what was written.
         """
         *earlier, last = _chunks(map(_spell, steps))
         pauses = sum(step.seconds for step in steps if isinstance(step, Pause))
@@ -107,8 +107,8 @@ class LinuxGuest:
     def command(self, name: str, deadline: Deadline, *words: str, busy: float = 0.0) -> dict[str, str]:
         """Sends one of the agent's other commands and returns the answer's `key=value` words.
 
-        info; noise COUNT (kernel messages meanwhile); panic, reboot, poweroff (answered before they happen; then
-        wait for the guest's death, or `boot` again). busy: seconds the command is known to take. Raises
+        info; noise COUNT (kernel messages meanwhile); panic, reboot, poweroff (answered before they happen;
+        then wait for the guest's death, or `boot` again). busy: seconds the command is known to take. Raises
         AgentRefused, and as `run`.
         """
         with self._one_command:
@@ -118,7 +118,7 @@ class LinuxGuest:
         return self._link.request(" ".join((name, self._nonce, *words)), deadline, busy=busy)
 
     def check(self) -> None:
-        """Reads what the console has, without waiting. Raises GuestDied, ConsoleClosed, InfrastructureError."""
+        """Reads what the console has, without waiting. Raises as Console.check."""
         with self._one_command:
             self._console.check()
 

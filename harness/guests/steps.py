@@ -1,12 +1,12 @@
-"""What a guest can be asked to do to its RTC, and what it reports back: plain values, the same for every guest."""
+"""What a guest can be asked to do to its RTC, and what it reports: plain values, the same for every guest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 INDEX_LIMIT = 0x38
-"""First CMOS index no guest may touch: in a real-time VM the bytes above overwrite hypervisor state (ACRN.md)."""
+"""First CMOS index no guest may touch: in a real-time VM the bytes above are the hypervisor's (ACRN.md)."""
 
 
 def _check_byte(what: str, value: int, limit: int) -> None:
@@ -41,7 +41,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Pause:
-    """Let `seconds` pass in the guest, from the access before it. Raises ValueError if negative or above 600."""
+    """Let `seconds` pass in the guest, from the access before it. Raises ValueError outside 0..600."""
 
     seconds: float
 
@@ -50,18 +50,18 @@ class Pause:
             raise ValueError(f"a pause of {self.seconds} s is not in 0..600 s")
 
 
-Step = Union[Write, Read, Pause]
+Step: TypeAlias = "Write | Read | Pause"
 
 
 @dataclass(frozen=True)
 class AgentReport:
     """What an agent says it did for one item.
 
-    start_ns, end_ns: monotonic nanoseconds of *this* machine, before the command was sent and after the answer
-    was complete; every access of the item lies between. writes, reads: (index, value, guest_ns) in order, where
-    guest_ns is the guest's own monotonic clock. ok is False when the agent refused; then it did nothing, and
-    `error` says why. complete is False when someone else in the guest made the writes (hwclock: the kernel),
-    so that `writes` cannot list them.
+    start_ns, end_ns: monotonic nanoseconds of *this* machine, before the command was sent and after the
+    answer was complete; every access of the item lies between. writes, reads: (index, value, guest_ns) in
+    order, where guest_ns is the guest's own monotonic clock. ok is False when the agent refused (then it did
+    nothing) or hwclock failed; `error` says why. complete is False when someone else in the guest made the
+    writes (hwclock: the kernel), so that `writes` cannot list them.
     """
 
     item: str

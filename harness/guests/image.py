@@ -1,0 +1,86 @@
+"""What a Linux guest boots: kernel, initrd with our agent, kernel arguments, and the versions of all that."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import ConfigurationError
+from harness.guests import initramfs
+from harness.guests.cache import Cache, default_cache_dir
+from harness.guests.parts import busybox_version, compiled_agent, fetched_kernel, own_kernel, static_busybox
+
+AGENT_PATH = "/rtc-agent"
+
+KERNEL_ARGUMENTS = (
+    "console=ttyS0",
+    "quiet",
+    "loglevel=1",
+    "panic=-1",
+    "nowatchdog",
+    "cryptomgr.notests",
+    "nolapic",
+    "8250.nr_uarts=1",
+    f"rdinit={AGENT_PATH}",
+)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What of the image is the user's own; the rest is made here.
+
+    kernel: a bzImage or an ELF with a PVH entry point. initrd: an archive that ours is added to (the agent
+    takes its init's place). append: further kernel arguments.
+    """
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """A bootable image; `append` is without the nonce that each guest gets of its own."""
+
+    kernel: Path
+    initrd: Path
+    append: str
+    versions: dict[str, str]
+
+    def command_line(self, nonce: str) -> str:
+        """The kernel command line of one guest."""
+        return f"{self.append} rtc.nonce={nonce}"
+
+
+def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -> GuestImage:
+    """Makes the image, or finds it in the cache (`default_cache_dir()` if None), which takes milliseconds.
+
+    Raises ConfigurationError (a file of the user's cannot be read, a program is missing) and
+    InfrastructureError (package mirror, disk, a lock held by another run).
+    """
+    cache = Cache(cache_dir or default_cache_dir())
+    kernel = own_kernel(spec.kernel) if spec.kernel else fetched_kernel(cache, deadline)
+    busybox = static_busybox(cache, deadline)
+    agent, agent_version = compiled_agent(cache, deadline)
+    archive = initramfs.pack({AGENT_PATH: agent, "/bin/busybox": busybox})
+    if spec.initrd:
+        try:
+            archive = initramfs.join(spec.initrd.read_bytes(), archive)
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the initrd {spec.initrd}: {error.strerror}") from error
+
+    def write_archive(folder: Path) -> None:
+        (folder / "initrd.cpio").write_bytes(archive)
+
+    key = hashlib.sha256(archive).hexdigest()[:32]
+    folder = cache.get("initrd", key, write_archive, deadline)
+    versions = {
+        "kernel": kernel.release,
+        "kernel_package": kernel.package,
+        "busybox": busybox_version(busybox),
+        "agent": agent_version,
+    }
+    append = " ".join([*KERNEL_ARGUMENTS, *spec.append.split()])
+    return GuestImage(kernel.path, folder / "initrd.cpio", append, versions)

@@ -1,0 +1,166 @@
+"""The parts of a guest image: a kernel from the distribution, a static busybox, the compiled agent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import ConfigurationError, InfrastructureError
+from harness.guests import kernel_image
+from harness.guests.apt import Apt
+from harness.guests.cache import Cache
+
+KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-generic", "linux-image-amd64")
+"""Packages whose dependency is a kernel, most wanted first: Debian's for virtual machines, Ubuntu's, any."""
+
+_COMPILE = ("gcc", "-static", "-Os", "-s", "-std=gnu11", "-Wall", "-Wextra")
+_SYSTEM_BUSYBOX = Path("/bin/busybox")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A bootable kernel: an ELF with a PVH entry point where there is one, else a bzImage."""
+
+    path: Path
+    release: str
+    package: str
+
+
+def fetched_kernel(cache: Cache, deadline: Deadline, candidates: Sequence[str] = KERNELS) -> Kernel:
+    """The distribution's kernel, from the cache or by apt. Once fetched it stays, until the cache is emptied.
+
+    Raises ConfigurationError without apt, InfrastructureError when nothing can be fetched or kept.
+    """
+    chosen = "chosen-" + hashlib.sha256(" ".join(candidates).encode()).hexdigest()[:16]
+
+    def fetch(folder: Path) -> None:
+        apt = Apt(cache.root / "apt", deadline)
+        meta = apt.find(candidates)
+        names = re.findall(r"\blinux-image-\d[^\s,(|]*", meta.depends) if meta else []
+        package = apt.find(names[:1])
+        if package is None:
+            raise InfrastructureError(
+                f"apt knows no kernel: none of {', '.join(candidates)}",
+                hint="check /etc/apt/sources.list, or name a kernel of your own in the bench file",
+            )
+        apt.unpack(package, folder)
+        image = next(iter(sorted((folder / "boot").glob("vmlinuz-*"))), None)
+        if image is None:
+            raise InfrastructureError(f"there is no /boot/vmlinuz-* in {package.name} {package.version}")
+        _keep_kernel(image, folder, f"{package.name} {package.version}")
+
+    folder = cache.get("kernel", chosen, fetch, deadline)
+    about = json.loads((folder / "about.json").read_text())
+    return Kernel(folder / about["file"], about["release"], about["package"])
+
+
+def _keep_kernel(image: Path, folder: Path, package: str) -> None:
+    """Leaves in `folder` the kernel to boot and a note about it, and removes the rest of the package."""
+    data = image.read_bytes()
+    about = {"file": "vmlinux", "package": package, "release": kernel_image.release(data) or "unknown"}
+    try:
+        data = kernel_image.unpack(data)
+    except kernel_image.UnusableImage as error:
+        about |= {"file": "vmlinuz", "not_unpacked": str(error)}
+    for extra in list(folder.iterdir()):
+        shutil.rmtree(extra)
+    (folder / about["file"]).write_bytes(data)
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def own_kernel(path: Path) -> Kernel:
+    """A kernel of the user's, as it is. Raises ConfigurationError when it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the kernel {path}: {error.strerror}") from error
+    return Kernel(path, kernel_image.release(data) or "unknown", str(path))
+
+
+def static_busybox(cache: Cache, deadline: Deadline) -> bytes:
+    """This machine's busybox if it is static, else the distribution's, by apt. Raises as `fetched_kernel`."""
+    try:
+        if is_static(data := _SYSTEM_BUSYBOX.read_bytes()):
+            return data
+    except OSError:
+        pass
+
+    def fetch(folder: Path) -> None:
+        apt = Apt(cache.root / "apt", deadline)
+        package = apt.find(["busybox-static"])
+        if package is None:
+            raise InfrastructureError(
+                "apt knows no busybox-static", hint="install a static /bin/busybox by hand"
+            )
+        apt.unpack(package, folder)
+        binaries = [path for path in folder.rglob("bin/busybox") if path.is_file()]
+        if not binaries:
+            raise InfrastructureError(f"there is no busybox in {package.name} {package.version}")
+        data = binaries[0].read_bytes()
+        for extra in list(folder.iterdir()):
+            shutil.rmtree(extra)
+        (folder / "busybox").write_bytes(data)
+
+    return (cache.get("busybox", "busybox-static", fetch, deadline) / "busybox").read_bytes()
+
+
+def is_static(binary: bytes) -> bool:
+    """Whether an ELF runs without a dynamic linker (it has no PT_INTERP)."""
+    if binary[:6] != b"\x7fELF\x02\x01":
+        return False
+    (table,) = struct.unpack_from("<Q", binary, 32)
+    size, count = struct.unpack_from("<HH", binary, 54)
+    return all(struct.unpack_from("<I", binary, table + number * size)[0] != 3 for number in range(count))
+
+
+def busybox_version(binary: bytes) -> str:
+    """The version a busybox names itself by."""
+    match = re.search(rb"BusyBox v(\d[^\s()]*)", binary)
+    return match[1].decode("ascii", "replace") if match else "unknown"
+
+
+def compiled_agent(cache: Cache, deadline: Deadline) -> tuple[bytes, str]:
+    """The agent, compiled from the C files beside this module, and a short name of what it was compiled from.
+
+    Raises ConfigurationError when the compiler or the C library's headers are missing, InfrastructureError
+    when the compiler fails for another reason.
+    """
+    here = Path(__file__).parent
+    sources = sorted(here.glob("agent*.c"))
+    digest = hashlib.sha256(" ".join(_COMPILE).encode())
+    for path in sorted(here.glob("agent*.[ch]")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    key = digest.hexdigest()[:16]
+
+    def compile_agent(folder: Path) -> None:
+        command = [*_COMPILE, "-o", str(folder / "agent"), *map(str, sources)]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=deadline.remaining,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise ConfigurationError("gcc is missing; the guest's agent is compiled", hint=_NEEDS) from error
+        except subprocess.TimeoutExpired as error:
+            raise InfrastructureError("compiling the agent took too long", waited=error.timeout) from error
+        if done.returncode != 0:
+            lacks = "No such file" in done.stderr or "cannot find -l" in done.stderr
+            family = ConfigurationError if lacks else InfrastructureError
+            raise family("the agent does not compile", last_lines=done.stderr.splitlines()[-10:], hint=_NEEDS)
+
+    return (cache.get("agent", key, compile_agent, deadline) / "agent").read_bytes(), key
+
+
+_NEEDS = "install the packages gcc and libc6-dev (./lab does)"
