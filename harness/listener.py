@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -32,10 +33,11 @@ class ObjectReader:
     def __init__(self) -> None:
         self._buffer = ""
         self._decoder = json.JSONDecoder()
+        self._text = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def feed(self, data: bytes) -> list[dict[str, object] | bytes]:
         """The complete objects, and pieces of garbage as bytes, that `data` completes; in their order."""
-        self._buffer += data.decode("utf-8", "surrogateescape")
+        self._buffer += self._text.decode(data)
         found: list[dict[str, object] | bytes] = []
         while text := self._buffer.lstrip(" \t\r\n\0"):
             self._buffer = text
@@ -57,6 +59,7 @@ class ObjectReader:
 
     def rest(self) -> bytes:
         """What is left undecided; non-empty at the end of a stream: a cut-off object."""
+        self._buffer += self._text.decode(b"", final=True)
         return self._buffer.encode("utf-8", "surrogateescape").strip(b" \t\r\n\0")
 
     def _garbage(self, until: int) -> bytes:

@@ -1,0 +1,7 @@
+"""Runs plans on guests, many at once, and hands out verdicts; knows nothing of pytest."""
+
+from __future__ import annotations
+
+from harness.engine.engine import Engine, EngineSettings, Outcome
+
+__all__ = ["Engine", "EngineSettings", "Outcome"]

@@ -1,0 +1,262 @@
+"""The engine: shares plans out to guests, keeps every outcome, and lets others wait for them."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.bench import Bench
+from harness.deadline import Deadline
+from harness.engine.guests import GuestFactory, guest_for
+from harness.engine.heartbeat import Heartbeat
+from harness.engine.lane import LINGER_NS, Lane, Task
+from harness.engine.rundir import RunDirectory
+from harness.errors import BenchError, ConfigurationError, InfrastructureError
+from harness.hosts.base import Host
+from harness.judge.verdict import Verdict
+from harness.plan import Plan
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""How often an update is tried whose verdict a stall of the harness made worthless."""
+
+INCONCLUSIVE_LIMIT = 0.01
+IMAGE_TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What a run needs to know beside its bench; sockets: None for the default inside the run directory."""
+
+    run_dir: Path
+    seed: int
+    guests: int
+    service_socket: str | None = None
+    event_socket: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What has come of one plan; `final` once nothing can change it any more."""
+
+    plan: Plan
+    vm: str | None = None
+    verdict: Verdict | None = None
+    error: BenchError | None = None
+    replay: Path | None = None
+    attempts: int = 0
+    final: bool = False
+    due_ns: int = 0
+
+
+class Engine:
+    """Runs plans on guests; a context manager. `outcome` waits for what became of a plan.
+
+    on_verdict: called from lanes' threads with each verdict, and each revision of one, once it is on disk.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        host: Host,
+        settings: EngineSettings,
+        *,
+        on_verdict: Callable[[Verdict], object] = lambda verdict: None,
+    ) -> None:
+        self._bench = bench
+        self._host = host
+        self._settings = settings
+        self._on_verdict = on_verdict
+        self._changed = threading.Condition()
+        self._queues: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
+        self._outcomes: dict[str, Outcome] = {}
+        self._lanes: list[Lane] = []
+        self._kinds: dict[str, str] = {}
+        self._alive: set[str] = set()
+        self._listened_for: dict[str, collections.deque[Outcome]] = collections.defaultdict(collections.deque)
+        self._heartbeat = Heartbeat(self._stalled)
+        self._decided = 0
+        self._inconclusive = 0
+        self._closed = False
+        self.rundir = RunDirectory(
+            settings.run_dir,
+            settings.seed,
+            {
+                "bench": {"file": str(bench.file), "name": bench.name},
+                "rtc_base": bench.rtc.seconds,
+                "window_ns": round(bench.service.window * 1e9),
+                "estimate_tolerance": 0,
+                **settings.details,
+            },
+        )
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    def start(self, plans: Sequence[Plan]) -> None:
+        """Boot as many guests as the plans keep busy, and begin.
+
+        Raises ConfigurationError where the bench has no guest for a plan, or the sockets need `{vm}`.
+        """
+        for plan in plans:
+            guest = guest_for(self._bench, plan.machine)
+            self._outcomes[plan.id] = Outcome(plan)
+            self._queues[guest.name].append(Task(plan, plan.id))
+        lanes = [
+            (guest, number)
+            for guest in self._bench.guests
+            for number in range(1, 1 + min(self._settings.guests, len(self._queues[guest.name])))
+        ]
+        factory = GuestFactory(self._bench, self._settings, self.rundir, several=len(lanes) > 1)
+        boot_slots = threading.Semaphore(max(1, os.cpu_count() or 1))
+        factory.prepare([guest for guest, _ in lanes], Deadline(IMAGE_TIMEOUT))
+        for guest, number in lanes:
+            parts = factory.parts(guest, number)
+            self._lanes.append(Lane(parts, self._host, self, self.rundir, boot_slots))
+            self._alive.add(parts.name)
+        self._kinds = {lane.name: guest.name for lane, (guest, _) in zip(self._lanes, lanes, strict=True)}
+        self._heartbeat.start()
+        for lane in self._lanes:
+            lane.start()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close(abort=exc_info[0] is not None)
+
+    def close(self, *, abort: bool = False) -> None:
+        """End all guests; with `abort` at once, else when the plans are done and listened out."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if abort:
+                self._stop_lanes()
+            for lane in self._lanes:
+                lane.join()
+        except BaseException:
+            self._stop_lanes()
+            for lane in self._lanes:
+                lane.join()
+            raise
+        finally:
+            self._heartbeat.close()
+            self.rundir.end()
+
+    def _stop_lanes(self) -> None:
+        for lane in self._lanes:
+            lane.stop()
+
+    # -- what became of it -------------------------------------------------------------------------------
+
+    def outcome(self, plan_id: str, timeout: float) -> Outcome | None:
+        """The outcome of a plan once it is final; None when it is not within `timeout` seconds."""
+        deadline = Deadline(timeout)
+        with self._changed:
+            outcome = self._outcomes[plan_id]
+            while not outcome.final:
+                if not self._changed.wait(deadline.remaining) and deadline.expired:
+                    return None
+            return outcome
+
+    @property
+    def inconclusive_share(self) -> float:
+        """Which part of all decisions could not be made because of the harness's own stalls."""
+        return self._inconclusive / self._decided if self._decided else 0.0
+
+    # -- the desk of the lanes ---------------------------------------------------------------------------
+
+    def take(self, lane: Lane) -> Task | None:
+        """The next task for a guest of the lane's kind."""
+        with self._changed:
+            tasks = self._queues[self._kinds[lane.name]]
+            if not tasks:
+                return None
+            task = tasks.popleft()
+            self._outcomes[task.plan.id].vm = lane.name
+            self._outcomes[task.plan.id].attempts = task.attempt
+            return task
+
+    def decided(self, lane: Lane, verdict: Verdict) -> None:
+        """Keep the verdict; see to a repetition where it is worthless; make the replay where it is bad."""
+        plan_id = verdict.item.partition("~")[0]
+        with self._changed:
+            outcome = self._outcomes.get(plan_id)
+            if verdict.revision == 1:
+                self._decided += 1
+            if outcome is not None:
+                self._keep(lane, outcome, verdict)
+            self._changed.notify_all()
+        self._on_verdict(verdict)
+
+    def _keep(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
+        outcome.verdict = verdict
+        outcome.due_ns = max((event.due_ns for event in verdict.expected), default=verdict.decided_ns)
+        if verdict.verdict == "inconclusive":
+            self._inconclusive += 1
+            if outcome.attempts < ATTEMPTS and lane.name in self._alive and not self._closed:
+                attempt = outcome.attempts + 1
+                task = Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt)
+                self._queues[self._kinds[lane.name]].appendleft(task)
+                outcome.verdict = None
+                return
+            outcome.error = outcome.error or InfrastructureError(f"{verdict.item}: {verdict.diagnosis}")
+            outcome.final = True
+        elif verdict.verdict == "product fault":
+            position = next((i for i, plan in enumerate(lane.done) if plan.id == outcome.plan.id), None)
+            if position is not None:
+                outcome.replay = self.rundir.save_replay(lane.name, lane.done[max(0, position - 1) : position + 1])
+            outcome.final = True
+        elif verdict.revision == 1:
+            self._listened_for[lane.name].append(outcome)
+
+    def final_up_to(self, lane: Lane, now_ns: int) -> None:
+        """What was due 6 s ago and more is known for good."""
+        waiting = self._listened_for[lane.name]
+        if not waiting or now_ns < waiting[0].due_ns + LINGER_NS:
+            return
+        with self._changed:
+            while waiting and now_ns >= waiting[0].due_ns + LINGER_NS:
+                waiting.popleft().final = True
+            self._changed.notify_all()
+
+    def ended(self, lane: Lane, error: BenchError | None) -> None:
+        """A guest is gone: its outcomes are final; its work goes to others of its kind, or fails with the cause."""
+        if error is not None:
+            family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
+            self._note_error(family, lane.name, str(error))
+        with self._changed:
+            self._alive.discard(lane.name)
+            kind = self._kinds[lane.name]
+            alone = not any(self._kinds[name] == kind for name in self._alive)
+            for outcome in self._outcomes.values():
+                unfinished = outcome.vm == lane.name and not outcome.final
+                orphan = alone and outcome.vm is None and guest_for(self._bench, outcome.plan.machine).name == kind
+                if unfinished or orphan:
+                    if outcome.verdict is None or outcome.verdict.verdict == "inconclusive":
+                        outcome.error = error or InfrastructureError(f"{outcome.plan.id}: the run was cut short")
+                    outcome.final = True
+            if alone:
+                self._queues[kind].clear()
+            self._changed.notify_all()
+
+    def _note_error(self, family: str, vm: str | None, text: str) -> None:
+        try:
+            self.rundir.add_error(family, vm, text)
+        except InfrastructureError:
+            log.error("%s", text)
+
+    def _stalled(self, from_ns: int, to_ns: int) -> None:
+        log.debug("the harness stood still for %.0f ms", (to_ns - from_ns) / 1e6)
+        for lane in self._lanes:
+            lane.stalled(from_ns, to_ns)
+
+

@@ -1,0 +1,116 @@
+"""Makes a lane's guest out of the bench: image, device model command, sockets, agent."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import harness
+from harness.bench import Bench, GuestSpec
+from harness.deadline import Deadline
+from harness.engine.lane import GuestParts
+from harness.engine.rundir import RunDirectory
+from harness.errors import ConfigurationError
+from harness.guests.base import Guest
+from harness.guests.console import Console
+from harness.guests.image import GuestImage, ImageSpec, prepare_image
+from harness.guests.linux import LinuxGuest
+from harness.hosts.base import HostProcess
+
+if TYPE_CHECKING:
+    from harness.engine.engine import EngineSettings
+
+_ROOT = Path(harness.__file__).parents[1]
+
+
+class GuestFactory:
+    """Knows how each of the bench's guests is made.
+
+    several: whether there is more than one guest in the run; then socket paths must have a `{vm}`.
+    Raises ConfigurationError when they have not.
+    """
+
+    def __init__(self, bench: Bench, settings: EngineSettings, rundir: RunDirectory, *, several: bool) -> None:
+        self._bench = bench
+        self._settings = settings
+        self._rundir = rundir
+        self._images: dict[str, GuestImage] = {}
+        for option, template in (
+            ("--service-socket", settings.service_socket),
+            ("--event-socket", settings.event_socket),
+        ):
+            if template is not None and several and "{vm}" not in template:
+                raise ConfigurationError(
+                    f"{option} {template}: several guests need a socket each",
+                    hint="put {vm} into the path, for the guest's name; or --rtc-guests 1 and one kind of guest",
+                )
+
+    def prepare(self, guests: list[GuestSpec], deadline: Deadline) -> None:
+        """Have the images of these guests ready; from the cache, if they were made before."""
+        for guest in guests:
+            if guest.name not in self._images:
+                spec = ImageSpec(guest.kernel, guest.initrd, guest.append or "")
+                image = prepare_image(spec, None, deadline)
+                self._images[guest.name] = image
+                self._rundir.add_versions(image.versions)
+
+    def parts(self, spec: GuestSpec, number: int) -> GuestParts:
+        """What the lane of the `number`th guest of this kind needs."""
+        name = f"{spec.name}-{number}"
+        folder = self._rundir.guest(name)
+        service = self._socket(self._settings.service_socket, name, folder / "monitor.sock")
+        events = self._socket(self._settings.event_socket, name, service)
+        nonce = secrets.token_hex(16)
+        self._rundir.add_guest(
+            name, {"machine": spec.machine, "vrtc": spec.vrtc, "memory": spec.memory, "event_socket": str(events)}
+        )
+        return GuestParts(
+            name=name,
+            command=self._command(spec, name, folder, service, nonce),
+            event_socket=events,
+            make_guest=lambda process, log_folder: _linux_guest(spec, name, nonce, process, log_folder),
+            folder=folder,
+            window_ns=round(self._bench.service.window * 1e9),
+            estimate_tolerance=0,
+        )
+
+    @staticmethod
+    def _socket(template: str | None, vm: str, default: Path) -> Path:
+        return default if template is None else Path(template.replace("{vm}", vm)).absolute()
+
+    def _command(self, spec: GuestSpec, name: str, folder: Path, service: Path, nonce: str) -> list[str]:
+        image = self._images[spec.name]
+        bench = self._bench
+        command = [
+            *("/usr/bin/env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "harness.devicemodel"),
+            *("--cmd_monitor", str(service), "--window", str(bench.service.window)),
+            *("--machine", spec.machine, "--memory", str(spec.memory)),
+            *("--qemu", str(bench.qemu.binary or "qemu-system-x86_64"), "--accelerator", bench.qemu.accelerator),
+            *("--rtc", bench.rtc.base.isoformat(), "--no-reboot"),
+            *("--kernel", str(image.kernel), "--initrd", str(image.initrd)),
+            *("--append", image.command_line(nonce)),
+            *("--trace-log", str(folder / "trace.log"), "--exit-record", str(folder / "exit.json")),
+        ]
+        if spec.cpu is not None:
+            command += ["--cpu", spec.cpu]
+        if spec.disk is not None:
+            command += ["--disk", str(spec.disk)]
+        return [*command, name]
+
+
+def guest_for(bench: Bench, machine: str | None) -> GuestSpec:
+    """The bench's guest for a plan that needs this machine (None: any).
+
+    Raises ConfigurationError where it has none.
+    """
+    for guest in bench.guests:
+        if machine in {None, guest.machine}:
+            return guest
+    raise ConfigurationError(f"the bench {bench.name} has no guest with the machine {machine}")
+
+
+def _linux_guest(spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:
+    console = Console(process.console, folder / "console.log", name=name)
+    return LinuxGuest(console, nonce=nonce, hypervisor=spec.hypervisor)

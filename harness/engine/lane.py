@@ -1,0 +1,341 @@
+"""One guest's lane: boot it, feed it plans one after another, and have the judge decide on each."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.deadline import Deadline
+from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
+from harness.engine.rundir import RunDirectory, append_line
+from harness.errors import BenchError, ConfigurationError, InfrastructureError
+from harness.guests.base import Guest
+from harness.guests.linux import LinuxGuest
+from harness.guests.steps import AgentReport, Pause, Step, Write
+from harness.hosts.base import Host, HostProcess
+from harness.judge.guest import GuestJudge, ItemView
+from harness.judge.verdict import Verdict
+from harness.listener import EventListener
+from harness.plan import Plan, SetClock
+
+log = logging.getLogger(__name__)
+
+BOOT_TIMEOUT = 120.0
+ITEM_TIMEOUT = 30.0
+CLOSE_TIMEOUT = 10.0
+EXIT_GRACE = 1.0
+"""Seconds for the device model's own word on why it ended, once its console or event stream has."""
+
+WITNESS_GRACE_NS = 5_000_000_000
+WITNESS_LOOK_NS = 5_000_000
+"""The trace log is a file of another process: that a line has come can only be looked for."""
+
+LINGER_NS = 6_000_000_000
+"""How long after an update a late or second event is still listened for (the judge's rule 3)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A plan to carry out; `item` is its id, with `~2` and so on behind it for a repetition."""
+
+    plan: Plan
+    item: str
+    attempt: int = 1
+
+
+class Desk(Protocol):
+    """Where a lane gets its work and leaves its results; called from the lane's thread."""
+
+    def take(self, lane: Lane) -> Task | None:
+        """The next task for this lane; None when there is no more."""
+
+    def decided(self, lane: Lane, verdict: Verdict) -> None:
+        """A verdict, already on disk."""
+
+    def final_up_to(self, lane: Lane, now_ns: int) -> None:
+        """Whatever happened to updates due 6 s before `now_ns` is known for good."""
+
+    def ended(self, lane: Lane, error: BenchError | None) -> None:
+        """The lane has ended, by itself or by an error; every verdict it could give has been given."""
+
+
+@dataclass(frozen=True)
+class GuestParts:
+    """What the lane needs to run its guest: built by the engine from the bench."""
+
+    name: str
+    command: Sequence[str]
+    event_socket: Path
+    make_guest: Callable[[HostProcess, Path], Guest]
+    folder: Path
+    window_ns: int
+    estimate_tolerance: int
+
+
+class Lane:
+    """A thread that owns one guest from its boot to its proven end."""
+
+    def __init__(
+        self, parts: GuestParts, host: Host, desk: Desk, rundir: RunDirectory, boot_slot: threading.Semaphore
+    ) -> None:
+        self.name = parts.name
+        self.parts = parts
+        self.done: list[Plan] = []
+        self._host = host
+        self._desk = desk
+        self._rundir = rundir
+        self._boot_slot = boot_slot
+        self._changed = threading.Event()
+        self._stopping = threading.Event()
+        self._ripe: dict[str, int] = {}
+        self._decided: set[str] = set()
+        self._process: HostProcess | None = None
+        self._listener: EventListener | None = None
+        self._guest: Guest | None = None
+        self._judge = GuestJudge(
+            parts.folder, window_ns=parts.window_ns, estimate_tolerance=parts.estimate_tolerance
+        )
+        self._thread = threading.Thread(target=self._run, name=f"lane-{parts.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to boot."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more work and cut the work at hand; `join` waits for the end."""
+        self._stopping.set()
+        self._changed.set()
+        guest = self._guest
+        if guest is not None:
+            guest.close()
+
+    def join(self) -> None:
+        """Wait until the guest is gone."""
+        if self._thread.ident:
+            self._thread.join()
+
+    def stalled(self, from_ns: int, to_ns: int) -> None:
+        """This process stood still for a while; noted where the judge reads it."""
+        if self._listener is not None:
+            self._listener.note_stall(from_ns, to_ns)
+
+    # -- the lane's life ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: BenchError | None = None
+        try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    self._boot(stack)
+                    self._work()
+                except BenchError as problem:
+                    error = self._true_cause(problem)
+                except OSError as problem:
+                    error = self._true_cause(InfrastructureError(f"{type(problem).__name__}: {problem}"))
+                finally:
+                    if self._listener is not None:
+                        self._listener.close()
+                    self._decide(final=True)
+        except BenchError as problem:  # what a close found still there
+            error = error or problem
+        except Exception as problem:
+            log.exception("lane %s", self.name)
+            error = error or InfrastructureError(f"the harness itself failed: {type(problem).__name__}: {problem}")
+        if self._stopping.is_set():
+            error = None
+        self._desk.ended(self, error)
+
+    def _boot(self, stack: contextlib.ExitStack) -> None:
+        with self._boot_slot:
+            if self._stopping.is_set():
+                return
+            deadline = Deadline(BOOT_TIMEOUT)
+            process = self._host.start(self.parts.command, log=self.parts.folder / "device-model.log")
+            self._process = process
+            stack.callback(lambda: process.close(Deadline(CLOSE_TIMEOUT)))
+            process.on_exit(self._changed.set)
+            self._listener = EventListener(
+                self.parts.event_socket, self.parts.folder / "events.jsonl", self._changed.set
+            )
+            self._listener.connect(deadline, lambda: process.exit_status() is not None or self._stopping.is_set())
+            self._guest = self.parts.make_guest(process, self.parts.folder)
+            stack.callback(self._guest.close)
+            self._guest.boot(deadline)
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            task = self._desk.take(self)
+            if task is None:
+                break
+            self.done.append(task.plan)
+            self._carry_out(task)
+        if self.done and not self._stopping.is_set():
+            self._rundir.save_plans(self.name, self.done)
+            now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0, tzinfo=None)
+            self._carry_out(
+                Task(Plan(id="rtc-set-right", actions=(SetClock(mode="halted", value=now),)), "rtc-set-right"),
+                role="restore",
+            )
+            self._linger()
+
+    # -- one task ----------------------------------------------------------------------------------------
+
+    def _carry_out(self, task: Task, role: str = "update") -> None:
+        assert self._guest is not None
+        deadline = Deadline(ITEM_TIMEOUT + 2 * task.plan.seconds)
+        started = time.monotonic_ns()
+        try:
+            report = self._report(task, deadline)
+        except BenchError as error:
+            self._journal(task, role, started, None, str(error))
+            raise
+        self._journal(task, role, started, report, report.error)
+        if not report.ok:
+            raise InfrastructureError(
+                f"the agent in {self.name} refused {task.item}: {report.error}", log=self.parts.folder / "console.log"
+            )
+        self._await_events(task)
+
+    def _report(self, task: Task, deadline: Deadline) -> AgentReport:
+        assert self._guest is not None
+        hwclock = task.plan.hwclock
+        if hwclock is None:
+            return self._guest.run(task.item, steps_of(task.plan), deadline)
+        if not isinstance(self._guest, LinuxGuest):
+            raise ConfigurationError(f"the guest {self.name} has no hwclock")
+        self._guest.set_system_time(int(hwclock.value.replace(tzinfo=datetime.timezone.utc).timestamp()), deadline)
+        return self._guest.hwclock(task.item, deadline)
+
+    def _journal(
+        self, task: Task, role: str, started_ns: int, report: AgentReport | None, error: str | None
+    ) -> None:
+        record: dict[str, Any] = {
+            "item": task.item,
+            "plan": task.plan.id,
+            "role": role,
+            "mode": task.plan.mode,
+            "order": task.plan.order,
+            "start_ns": report.start_ns if report else started_ns,
+            "end_ns": report.end_ns if report else time.monotonic_ns(),
+            "writes": [list(write) for write in report.writes] if report and report.complete else None,
+            "ok": report is not None and report.ok,
+            "error": error,
+        }
+        append_line(self.parts.folder / "agent.jsonl", record)
+
+    def _await_events(self, task: Task) -> None:
+        """Until the task's events are there and due, or can no longer come in time."""
+        asked = time.monotonic_ns()
+        while True:
+            self._changed.clear()
+            self._check_alive()
+            self._decide()
+            now = time.monotonic_ns()
+            view = self._judge.item(task.item)
+            if view is None or not view.complete:
+                if now - asked > WITNESS_GRACE_NS:
+                    raise InfrastructureError(
+                        f"{task.item}: the trace of {self.name} lacks writes that the agent says it made",
+                        awaited="the witness of every reported write",
+                        waited=(now - asked) / 1e9,
+                        log=self.parts.folder / "trace.log",
+                    )
+                self._sleep_until(now + WITNESS_LOOK_NS)
+                continue
+            if task.item not in self._decided:
+                self._ripe[task.item] = view.latest_ns
+            free_ns = _free_ns(view)
+            if now >= free_ns or self._stopping.is_set():
+                return
+            self._sleep_until(free_ns)
+
+    def _linger(self) -> None:
+        """Listen on after the last update: a second event may still come."""
+        until = time.monotonic_ns() + LINGER_NS
+        while time.monotonic_ns() < until and not self._stopping.is_set():
+            self._changed.clear()
+            self._check_alive()
+            self._decide()
+            self._sleep_until(until)
+
+    def _sleep_until(self, moment_ns: int) -> None:
+        """Until then, or until a verdict ripens, or until something happens."""
+        now = time.monotonic_ns()
+        ripe = [t for latest in self._ripe.values() for t in (latest, latest + LINGER_NS) if t > now]
+        self._changed.wait(max(0, min([moment_ns, *ripe]) - now) / 1e9)
+
+    def _decide(self, *, final: bool = False) -> None:
+        """Have the judge look at what is new; verdicts go to disk, then to the desk."""
+        now = time.monotonic_ns()
+        self._judge.refresh()
+        for verdict in self._judge.decide(now, final=final):
+            self._decided.add(verdict.item)
+            self._ripe.pop(verdict.item, None)
+            append_line(self.parts.folder / "verdicts.jsonl", verdict.as_json())
+            self._desk.decided(self, verdict)
+        self._desk.final_up_to(self, now)
+
+    # -- failures ----------------------------------------------------------------------------------------
+
+    def _check_alive(self) -> None:
+        """Raises InfrastructureError when the device model or the guest has died."""
+        assert self._process is not None and self._guest is not None
+        if self._process.exit_status() is not None:
+            raise InfrastructureError(f"the device model of {self.name} has ended")
+        self._guest.check()
+
+    def _true_cause(self, problem: BenchError) -> BenchError:
+        """What the device model's exit record says, if it ended; else the problem as it was met."""
+        if isinstance(problem, ConfigurationError) or self._process is None:
+            return problem
+        gone = threading.Event()
+        self._process.on_exit(gone.set)
+        gone.wait(EXIT_GRACE)
+        if self._process.exit_status() is None:
+            return problem
+        record = self._exit_record()
+        if record is None:
+            return InfrastructureError(
+                f"the device model of {self.name} ended (status {self._process.exit_status()}) and said not why",
+                last_lines=self._process.last_lines,
+                log=self.parts.folder / "device-model.log",
+            )
+        family = ConfigurationError if record.fault == "configuration" else InfrastructureError
+        return family(
+            f"guest {self.name}: {record.problem} ({record.reason})",
+            awaited=problem.awaited,
+            waited=problem.waited,
+            last_lines=[*record.stderr[-5:], *record.console[-8:]] or problem.last_lines,
+            log=self.parts.folder / "device-model.log",
+        )
+
+    def _exit_record(self) -> ExitRecord | None:
+        assert self._process is not None
+        for line in reversed(self._process.last_lines):
+            if record := parse_exit_record(line):
+                return record
+        return None
+
+
+def _free_ns(view: ItemView) -> int:
+    """When the guest may begin something new: its events are there and due, or can no longer come in time.
+
+    Updates of which nothing but a no-op can be told are not overlapped with listening for a second event.
+    """
+    if view.due_ns is None or len(view.seen) < len(view.expected):
+        return view.latest_ns
+    if any(event.delta_time == 0 for event in view.expected):
+        return view.due_ns + LINGER_NS
+    return view.due_ns
+
+
+def steps_of(plan: Plan) -> list[Step]:
+    """A plan in the agent's words."""
+    return [Pause(a) if isinstance(a, float) else Write(*a) for a in plan.accesses()]

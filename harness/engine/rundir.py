@@ -1,0 +1,133 @@
+"""The run directory: everything that a run leaves behind, and from which every report is made."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigurationError, InfrastructureError
+from harness.plan import Plan, dump_plans
+
+FORMAT = 1
+
+
+class RunDirectory:
+    """One run's directory; `run.json` is rewritten whole whenever something in it changes.
+
+    Raises ConfigurationError when the directory holds another run or cannot be made.
+    """
+
+    def __init__(self, path: Path, seed: int, details: Mapping[str, Any]) -> None:
+        self.path = path
+        self.seed = seed
+        self._lock = threading.Lock()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"the run directory {path} cannot be made: {error}") from error
+        if (path / "run.json").exists():
+            raise ConfigurationError(f"{path} holds a run already", hint="name another directory with --run-dir")
+        self._document: dict[str, Any] = {
+            "format": FORMAT,
+            "seed": seed,
+            "started": _utc_now(),
+            "ended": None,
+            "command": sys.argv,
+            "versions": {"harness": "0.1.0", "python": platform.python_version()},
+            "clock": {"monotonic_ns": time.monotonic_ns(), "wall_ns": time.time_ns()},
+            "load": os.getloadavg()[0],
+            **details,
+            "guests": {},
+            "errors": [],
+        }
+        self._save()
+
+    def guest(self, name: str) -> Path:
+        """The guest's directory, made if need be."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def add_guest(self, name: str, details: Mapping[str, Any]) -> None:
+        """Note what a guest is made of."""
+        with self._lock:
+            self._document["guests"][name] = dict(details)
+        self._save()
+
+    def add_versions(self, versions: Mapping[str, str]) -> None:
+        """Note versions of what the run is made of."""
+        with self._lock:
+            self._document["versions"].update(versions)
+        self._save()
+
+    def add_error(self, family: str, vm: str | None, text: str) -> None:
+        """Note an error that is nobody's verdict."""
+        with self._lock:
+            self._document["errors"].append({"class": family, "vm": vm, "text": text})
+        self._save()
+
+    def end(self) -> None:
+        """Note that the run has ended."""
+        with self._lock:
+            self._document["ended"] = _utc_now()
+        self._save()
+
+    def save_plans(self, vm: str, plans: Sequence[Plan]) -> None:
+        """Write the plans that a guest was given, in the order in which it carried them out."""
+        if plans:
+            write_whole(self.guest(vm) / "plans.yaml", dump_plans(plans, self.seed))
+
+    def save_replay(self, vm: str, plans: Sequence[Plan]) -> Path:
+        """Write the plans that reproduce the last of them: it, and what put the clock where it was."""
+        folder = self.guest(vm) / "replay"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{plans[-1].id}.yaml"
+        write_whole(path, dump_plans(plans, self.seed))
+        return path
+
+    def _save(self) -> None:
+        with self._lock:
+            text = json.dumps(self._document, indent=1)
+            try:
+                write_whole(self.path / "run.json", text + "\n")
+            except OSError as error:
+                raise disk_error(self.path, error) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old text or the new one."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line, on disk before the call returns (to the kernel, not to the platter).
+
+    Raises InfrastructureError where the disk does not take it.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: OSError) -> InfrastructureError:
+    """The run directory does not take what the run has to say."""
+    return InfrastructureError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="make room, or choose another disk with --run-dir; verdicts not on disk are not given",
+    )
+
+
+def _utc_now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")

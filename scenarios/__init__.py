@@ -1,0 +1,1 @@
+"""What is run against an event service. Scenarios name no backend: the bench decides."""

@@ -1,0 +1,25 @@
+"""The seven registers in random orders: every update gives one settled event, in time and right."""
+
+from __future__ import annotations
+
+import pytest
+from fixtures import plan_sets
+from fixtures.plans import rtc_plans
+from fixtures.types import Verdict
+
+pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
+
+
+@rtc_plans(plan_sets.random_orders)
+def test_random_order(verdict: Verdict) -> None:
+    """Registers written back to back, running or halted."""
+    assert len(verdict.expected) == 1, "a random update is one update"
+
+
+@rtc_plans(plan_sets.random_orders_with_pauses)
+def test_random_order_with_pauses(verdict: Verdict) -> None:
+    """Registers written with pauses of up to 0.8 s between them.
+
+    Where one invalid date follows another nothing is announced, so a pause may become longer than the window.
+    """
+    assert len(verdict.expected) >= 1

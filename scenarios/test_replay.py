@@ -1,0 +1,15 @@
+"""Runs the plans of a saved file again: `--rtc-plan FILE`."""
+
+from __future__ import annotations
+
+import pytest
+from fixtures.plans import rtc_replay
+from fixtures.types import Verdict
+
+pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
+
+
+@rtc_replay
+def test_replay(verdict: Verdict) -> None:
+    """Each plan of the file, in its order; the judge decides as it did the first time."""
+    assert verdict.verdict in {"pass", "known vRTC defect"}
