@@ -1,0 +1,278 @@
+"""Bench files: which host, which QEMU, which guests; YAML to frozen typed objects, all problems told at once.
+
+`python -m harness.bench check FILE` checks one; `python -m harness.bench schema` prints the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from harness.errors import EXIT_CONFIGURATION, ConfigurationError
+from harness.yamlfile import load_yaml_model
+
+VERSION = 1
+DEFAULT_BENCH = Path(__file__).resolve().parent.parent / "fixtures" / "benches" / "qemu.yaml"
+
+TCG_SIGNATURE = "TCGTCGTCGTCG"
+KVM_SIGNATURE = "KVMKVMKVM"
+
+
+def _existing_file(value: Path, info: ValidationInfo) -> Path:
+    """The file, absolute; relative names start at the bench file's folder."""
+    directory = Path((info.context or {}).get("directory", "."))
+    try:
+        path = (directory / value.expanduser()).absolute()
+        mode = path.stat().st_mode  # not opened: that would wait for ever at a pipe
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{value} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder; should be a file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path} may not be read by this user")
+    return path
+
+
+def _existing_program(value: Path, info: ValidationInfo) -> Path:
+    """A program by its path, or by a bare name that is looked for beside the bench file and in PATH."""
+    directory = Path((info.context or {}).get("directory", "."))
+    if value.name == str(value) and not (directory / value).exists():
+        found = shutil.which(value)
+        if found is None:
+            raise ValueError(f"no program called {value} in PATH")
+        return Path(found).absolute()
+    path = _existing_file(value, info)
+    if not os.access(path, os.X_OK):
+        raise ValueError(f"{path} is not executable")
+    return path
+
+
+ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
+ExistingProgram = Annotated[Path, AfterValidator(_existing_program)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LocalHost(_Part):
+    """This machine; the device model is ours, around QEMU."""
+
+    kind: Literal["local"]
+
+
+# One member so far. With a second one it becomes a union told apart by `kind`: `Field(discriminator="kind")`.
+Host = LocalHost
+
+
+class QemuSpec(_Part):
+    """Which QEMU, and how it runs guests."""
+
+    binary: Annotated[
+        ExistingProgram | None, Field(description="the path of qemu-system-x86_64, its name in PATH, or null")
+    ] = None
+    accelerator: Annotated[
+        Literal["auto", "tcg", "kvm"],
+        Field(description="auto (KVM only where it works), tcg or kvm"),
+    ] = "auto"
+
+
+class ServiceSpec(_Part):
+    """The event service under test."""
+
+    window: Annotated[
+        float,
+        Field(ge=0.1, le=60, description="a number of seconds from 0.1 to 60 (ACRN's settle window: 1.0)"),
+    ] = 1.0
+
+
+class RtcSpec(_Part):
+    """What the guests' RTCs show when they start."""
+
+    base: Annotated[
+        datetime.datetime,
+        Field(
+            description="a time in UTC in the years 1970 to 2099, to the second, such as 2024-06-15T12:00:00Z"
+        ),
+    ] = datetime.datetime(2024, 6, 15, 12, tzinfo=datetime.timezone.utc)
+
+    @field_validator("base")
+    @classmethod
+    def _as_utc(cls, value: datetime.datetime) -> datetime.datetime:
+        utc = datetime.timezone.utc
+        value = value.astimezone(utc) if value.tzinfo else value.replace(tzinfo=utc)
+        if value.microsecond or not 1970 <= value.year <= 2099:
+            raise ValueError(f"is {value.isoformat()}; should be a whole second in the years 1970 to 2099")
+        return value
+
+    @property
+    def seconds(self) -> int:
+        """`base` in whole seconds since 1970 UTC."""
+        return int(self.base.timestamp())
+
+
+class GuestSpec(_Part):
+    """One guest, or the pattern of several."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$",
+            description="a name of a-z, 0-9 and '-', at most 32 characters, no '-' at its ends",
+        ),
+    ]
+    machine: Annotated[Literal["pc", "q35"], Field(description="QEMU's machine: pc or q35")] = "pc"
+    memory: Annotated[
+        int,
+        Field(ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576 (Debian's kernel: 96)"),
+    ] = 96
+    cpu: Annotated[
+        str | None,
+        Field(pattern=r"^[!-~]{1,500}$", description="QEMU's -cpu, such as 'max' or 'host,-x2apic', or null"),
+    ] = None
+    hypervisor: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[ -~]{1,12}$")], ...],
+        Field(
+            min_length=1,
+            description="a list of CPUID signatures, 1 to 12 characters each, one of which a guest must show",
+        ),
+    ] = (TCG_SIGNATURE, KVM_SIGNATURE)
+    kernel: Annotated[
+        ExistingFile | None, Field(description="a kernel to boot instead of Debian's, or null")
+    ] = None
+    initrd: Annotated[ExistingFile | None, Field(description="an initramfs for `kernel`, or null")] = None
+    append: Annotated[
+        str | None,
+        Field(pattern=r"^[ -~]{0,2000}$", description="more kernel arguments, in one line, or null"),
+    ] = None
+    disk: Annotated[ExistingFile | None, Field(description="a disk image to start from, or null")] = None
+    vrtc: Annotated[Literal["dm"], Field(description="dm (the device model's virtual RTC)")] = "dm"
+
+    @model_validator(mode="after")
+    def _fits(self) -> GuestSpec:
+        if self.initrd is not None and self.kernel is None:
+            raise ValueError(
+                "has an initrd but no kernel; name both, or neither to use the project's own image"
+            )
+        return self
+
+
+class Bench(_Part):
+    """A host, how guests run there, and the guests."""
+
+    version: Annotated[Literal[1], Field(description="the format of the file: 1")]
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
+            description="a name of a-z, 0-9, '-', at most 64 characters",
+        ),
+    ]
+    host: Annotated[Host, Field(description="a mapping with `kind: local`")]
+    qemu: Annotated[QemuSpec, Field(description="a mapping with binary, accelerator")] = QemuSpec()
+    service: Annotated[ServiceSpec, Field(description="a mapping with window")] = ServiceSpec()
+    rtc: Annotated[RtcSpec, Field(description="a mapping with base")] = RtcSpec()
+    parallel: Annotated[
+        int,
+        Field(ge=1, le=256, description="a whole number from 1 to 256: guests at once"),
+    ] = 2
+    guests: Annotated[
+        tuple[GuestSpec, ...],
+        Field(min_length=1, description="a list of guests, at least one, each with a name"),
+    ]
+
+    _file: Path | None = PrivateAttr(default=None)
+
+    @field_validator("guests")
+    @classmethod
+    def _names_once(cls, guests: tuple[GuestSpec, ...]) -> tuple[GuestSpec, ...]:
+        names = [guest.name for guest in guests]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {', '.join(twice)} is given to more than one guest")
+        return guests
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the bench was read from."""
+        return self._file
+
+    def instances(self, number: int | None = None) -> tuple[GuestSpec, ...]:
+        """The guests that run at once (default: `parallel` many): the file's in turn, each with a name."""
+        taken = {guest.name for guest in self.guests}
+
+        def rounds() -> Iterator[GuestSpec]:
+            for turn in count(1):
+                for guest in self.guests:
+                    if turn == 1:
+                        yield guest
+                        continue
+                    name = next(n for n in (f"{guest.name[:28]}-{k}" for k in count(turn)) if n not in taken)
+                    taken.add(name)
+                    yield guest.model_copy(update={"name": name})
+
+        return tuple(islice(rounds(), self.parallel if number is None else number))
+
+
+def load_bench(path: Path) -> Bench:
+    """The bench that a file describes.
+
+    Raises FileProblems (a ConfigurationError) whose `problems` has all that is wrong with it.
+    """
+    bench = load_yaml_model(path, Bench)
+    bench._file = path
+    return bench
+
+
+def _check(files: Sequence[Path]) -> int:
+    status = 0
+    for path in files:
+        try:
+            bench = load_bench(path)
+        except ConfigurationError as error:
+            print(error, file=sys.stderr)
+            status = EXIT_CONFIGURATION
+        else:
+            guests = ", ".join(f"{guest.name} ({guest.machine})" for guest in bench.guests)
+            print(f"{path}: good: bench {bench.name} on a {bench.host.kind} host; guests {guests}")
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m harness.bench", description="Bench files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say all that is wrong with bench files")
+    check.add_argument("files", metavar="FILE", type=Path, nargs="+")
+    commands.add_parser("schema", help="print the JSON Schema of bench files, for editors")
+    options = parser.parse_args(arguments)
+    if options.command == "schema":
+        print(json.dumps(Bench.model_json_schema(), indent=2))
+        return 0
+    return _check(options.files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
