@@ -1,8 +1,8 @@
 """Request and answer between host and agent over a console: never lost for noise, never carried out twice.
 
-A command goes out under the next sequence number. The agent answers a repeated number from memory, so the host
-may send the same line again when an answer is damaged or overdue: nothing is written twice. A command damaged
-on its way is answered `no damaged` under number 0 and has no effect.
+A command goes out under the next sequence number. The agent answers a repeated number from memory, so the
+host may send the same line again when an answer is damaged or overdue: nothing is written twice. A command
+damaged on its way is answered `no damaged` under number 0 and has no effect.
 """
 
 from __future__ import annotations
