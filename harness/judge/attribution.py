@@ -1,0 +1,294 @@
+"""Says of every received event which update it belongs to, so that a wrong one is blamed where it went wrong.
+
+An event never leaves an update without a trace: each is given to exactly one update, or to none.
+
+1. An event that is exactly the expected one, within its time, is that update's event.
+2. Any other that is exactly what some update near in time expects is that update's: late, early or doubled.
+3. What is left was altered. If two of its three times tell which update it was, it is that one's. Otherwise
+   it belongs to the update in whose time it came and that has no event of its own; then to the latest begun
+   that has none; then to the latest begun at all. While the guest does what must cause no event, it belongs
+   to no update.
+
+Each answer depends only on what is near in time, so it is the same whether the files were read at once or as
+they grew; `assign(everything=True)` makes sure of it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from harness.judge.journal import Journal, SeenEvent
+from harness.judge.payload import Payload, differences, is_exact, likeness, payload_of
+from harness.judge.updates import Chronicle, ExpectedEvent, Update
+
+FAR_NS = 20_000_000_000
+"""How long after its time a payload is still recognised as an update's."""
+MARGIN_NS = 500_000_000
+TELLING = 2
+"""So many of the three identifying fields tell whose event it was."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A received event and the expectation it belongs to: part is its place in the update's events."""
+
+    seen: SeenEvent
+    part: int
+    exact: bool
+    in_time: bool
+    likeness: int
+
+
+class Attribution:
+    """The events of one guest and whose they are, kept up to date as both sides grow.
+
+    new_strays_ns: arrivals of events found to belong to no update; collects until the caller empties it.
+    """
+
+    def __init__(
+        self,
+        chronicle: Chronicle,
+        journal: Journal,
+        *,
+        source: str,
+        vm: str,
+        tolerance: int = 0,
+        is_silent: Callable[[int], bool] = lambda t_ns: False,
+    ) -> None:
+        self._chronicle = chronicle
+        self._journal = journal
+        self._timing = chronicle.timing
+        self._source, self._vm, self._tolerance = source, vm, tolerance
+        self._is_silent = is_silent
+        self._wanted: dict[int, list[dict[str, object]]] = {}
+        self._owner: list[int | None] = []
+        self._matches: dict[int, dict[int, Match]] = {}
+        self._left_over: list[int] = []
+        self._review_from_ns: int | None = None
+        self.new_strays_ns: list[int] = []
+
+    def matches(self, update: int) -> list[Match]:
+        """The events that belong to an update, in order of arrival."""
+        found = self._matches.get(update)
+        return [found[ordinal] for ordinal in sorted(found)] if found else []
+
+    def strays(self, from_ns: int, to_ns: int) -> list[SeenEvent]:
+        """The events of that time that belong to no update."""
+        times, seen = self._journal.times, self._journal.seen
+        begin = bisect_left(self._left_over, bisect_left(times, from_ns))
+        end = bisect_left(self._left_over, bisect_right(times, to_ns))
+        return [seen[ordinal] for ordinal in self._left_over[begin:end] if self._owner[ordinal] is None]
+
+    def wanted(self, update: int) -> list[dict[str, object]]:
+        """The payloads an update must bring, in the reading that is in force."""
+        found = self._wanted.get(update)
+        if found is None:
+            events = self._chronicle.updates[update].events
+            found = self._wanted[update] = [payload_of(event, self._source, self._vm) for event in events]
+        return found
+
+    def review(self, from_ns: int) -> None:
+        """Something else that counts has become known (an item): look again at what is in doubt."""
+        if self._review_from_ns is None or from_ns < self._review_from_ns:
+            self._review_from_ns = from_ns
+
+    def assign(self, *, everything: bool = False) -> set[int]:
+        """Takes in what has come since the last call; returns the updates whose events are now others."""
+        begin, from_ns = self._beginning(everything)
+        if from_ns is None:
+            return set()
+        before = {number: dict(found) for number, found in self._matches_since(from_ns)}
+        self._owner += [None] * (len(self._journal.seen) - len(self._owner))
+        touched = self._read_ambiguous(from_ns)
+        self._assign_in_time(begin)
+        self._assign_left_over(from_ns)
+        after = {number: found for number, found in self._matches_since(from_ns)}
+        return touched | {
+            number for number in before.keys() | after.keys() if before.get(number) != after.get(number)
+        }
+
+    def _beginning(self, everything: bool) -> tuple[int, int | None]:
+        """From which event and from which moment on answers may change; None: nothing is new."""
+        chronicle, journal = self._chronicle, self._journal
+        begin, starts = len(self._owner), []
+        if chronicle.changed_from is not None:
+            for number in range(chronicle.changed_from, len(chronicle.updates)):
+                self._wanted.pop(number, None)
+            starts.append(chronicle.firsts[chronicle.changed_from])
+            begin = min(begin, bisect_left(journal.times, starts[0]))
+            chronicle.changed_from = None
+        if begin < len(journal.seen):
+            starts.append(journal.times[begin])
+        if self._review_from_ns is not None:
+            starts.append(self._review_from_ns)
+            self._review_from_ns = None
+        if everything:
+            return 0, -FAR_NS
+        return begin, min(starts, default=None)
+
+    def _matches_since(self, from_ns: int) -> Iterator[tuple[int, dict[int, Match]]]:
+        """The updates whose matches may change when something from that moment on is new."""
+        first = bisect_left(self._chronicle.lasts, from_ns - self.reach_ns - FAR_NS)
+        for number in range(first, len(self._chronicle.updates)):
+            found = self._matches.get(number)
+            if found:
+                yield number, found
+
+    @property
+    def reach_ns(self) -> int:
+        """How far from its update an event is still looked at on account of its time alone."""
+        return self._timing.linger_ns + self._timing.window_ns + MARGIN_NS
+
+    def _give(self, ordinal: int, update: int | None, match: Match | None) -> None:
+        owner = self._owner[ordinal]
+        if owner is not None:
+            self._matches[owner].pop(ordinal, None)
+        self._owner[ordinal] = update
+        if update is not None and match is not None:
+            self._matches.setdefault(update, {})[ordinal] = match
+
+    def _is_exact(self, wanted: dict[str, object], payload: Payload) -> bool:
+        if self._tolerance and "estimated" in wanted:
+            return not differences(wanted, payload, self._tolerance)
+        return is_exact(wanted, payload)
+
+    def _in_time(self, event: ExpectedEvent, t_ns: int) -> bool:
+        return event.due_ns - self._timing.early_ns <= t_ns <= event.latest_ns
+
+    def _updates_in_time(self, t_ns: int) -> Iterator[int]:
+        """The updates, latest first, within whose time an event at t_ns may be."""
+        updates = self._chronicle.updates
+        for number in range(bisect_right(self._chronicle.firsts, t_ns) - 1, -1, -1):
+            if updates[number].latest_ns < t_ns:
+                return
+            yield number
+
+    def _assign_in_time(self, begin: int) -> None:
+        del self._left_over[bisect_left(self._left_over, begin) :]
+        for ordinal in range(begin, len(self._journal.seen)):
+            seen = self._journal.seen[ordinal]
+            found = self._find_in_time(seen)
+            if found is None:
+                self._left_over.append(ordinal)
+                self._give(ordinal, None, None)
+            else:
+                number, part = found
+                self._give(ordinal, number, Match(seen, part, exact=True, in_time=True, likeness=3))
+
+    def _find_in_time(self, seen: SeenEvent) -> tuple[int, int] | None:
+        for number in self._updates_in_time(seen.t_ns):
+            events = self._chronicle.updates[number].events
+            for part, wanted in enumerate(self.wanted(number)):
+                if self._in_time(events[part], seen.t_ns) and self._is_exact(wanted, seen.payload):
+                    return number, part
+        return None
+
+    def _assign_left_over(self, from_ns: int) -> None:
+        begin = bisect_left(self._journal.times, from_ns - self.reach_ns)
+        doubtful = self._left_over[bisect_left(self._left_over, begin) :]
+        for ordinal in doubtful:
+            self._give(ordinal, None, None)
+        altered = []
+        for ordinal in doubtful:
+            number, match = self._find_by_payload(self._journal.seen[ordinal])
+            self._give(ordinal, number, match)
+            if number is None:
+                altered.append(ordinal)
+        found = [(ordinal, *self._find_by_likeness(self._journal.seen[ordinal])) for ordinal in altered]
+        for ordinal, number, match in found:
+            self._give(ordinal, number, match)
+            if number is None:
+                self.new_strays_ns.append(self._journal.times[ordinal])
+
+    def _candidates(self, t_ns: int) -> Iterator[tuple[int, int, ExpectedEvent, dict[str, object]]]:
+        """The expectations (update, part) that an event at t_ns could belong to at all."""
+        chronicle = self._chronicle
+        first = bisect_left(chronicle.lasts, t_ns - self._timing.window_ns - FAR_NS)
+        end = bisect_right(chronicle.firsts, t_ns + self.reach_ns)
+        for number in range(first, end):
+            events = chronicle.updates[number].events
+            for part, wanted in enumerate(self.wanted(number)):
+                yield number, part, events[part], wanted
+
+    def _has_own(self, number: int, part: int, *, in_time: bool = False) -> bool:
+        """Whether an expectation has an event that is exactly as expected (and in time)."""
+        found = self._matches.get(number)
+        return found is not None and any(
+            match.part == part and match.exact and (match.in_time or not in_time) for match in found.values()
+        )
+
+    def _find_by_payload(self, seen: SeenEvent) -> tuple[int | None, Match | None]:
+        best, best_key = None, (False, 0)
+        for number, part, event, wanted in self._candidates(seen.t_ns):
+            if self._is_exact(wanted, seen.payload):
+                key = (not self._has_own(number, part, in_time=True), -abs(seen.t_ns - event.due_ns))
+                if best is None or key > best_key:
+                    best, best_key = (number, part), key
+        if best is None:
+            return None, None
+        return best[0], Match(seen, best[1], exact=True, in_time=False, likeness=3)
+
+    def _find_by_likeness(self, seen: SeenEvent) -> tuple[int | None, Match | None]:
+        best: tuple[int, Match] | None = None
+        best_key: tuple[bool, bool, bool, bool, int, int] | None = None
+        for number, part, event, wanted in self._candidates(seen.t_ns):
+            like = likeness(wanted, seen.payload)
+            in_time = self._in_time(event, seen.t_ns)
+            until_ns = event.latest_ns + self._timing.linger_ns + MARGIN_NS
+            if like < TELLING and not event.first_ns <= seen.t_ns <= until_ns:
+                continue
+            lacks = not self._has_own(number, part)
+            key = (like >= TELLING, lacks and in_time, lacks, in_time, like, event.first_ns)
+            if best_key is None or key > best_key:
+                best, best_key = (number, Match(seen, part, exact=False, in_time=in_time, likeness=like)), key
+        if best is None or best_key is None:
+            return None, None
+        told, _, lacks, in_time, _, _ = best_key
+        if not (told or lacks or in_time) and self._is_silent(seen.t_ns):
+            return None, None
+        return best
+
+    def _read_ambiguous(self, from_ns: int) -> set[int]:
+        """Chooses again between the readings of updates with a gap close to the window."""
+        changed = set()
+        for number in reversed(self._chronicle.ambiguous):
+            update = self._chronicle.updates[number]
+            if update.latest_ns < from_ns:
+                break
+            events = self._best_reading(update)
+            if events != update.events:
+                update.events = events
+                self._wanted.pop(number, None)
+                changed.add(number)
+        return changed
+
+    def _best_reading(self, update: Update) -> list[ExpectedEvent]:
+        """The reading with the fewest expectations that lack an event of their own, else plain arithmetic's.
+
+        Dynamic programming over the ambiguous gaps: best[n] is the best reading up to the n-th of them.
+        """
+        window_ns, raws = self._timing.window_ns, update.raws
+        ends = [*update.cuts, len(raws)]
+        best: list[tuple[tuple[int, int], list[ExpectedEvent]]] = [((0, 0), [])]
+        for place, end in enumerate(ends):
+            options = []
+            for back in range(place + 1):
+                begin = 0 if back == 0 else ends[back - 1]
+                inner = [cut for cut in update.cuts if begin < cut < end]
+                against = sum(raws[cut].stamp_ns - raws[cut - 1].stamp_ns >= window_ns for cut in inner)
+                if begin:
+                    against += raws[begin].stamp_ns - raws[begin - 1].stamp_ns < window_ns
+                event = update.part(begin, end)
+                (without, doubt), events = best[back]
+                cost = (without + (not self._is_heard(event)), doubt + against)
+                options.append((cost, [*events, event]))
+            best.append(min(options, key=lambda option: option[0]))
+        return best[-1][1]
+
+    def _is_heard(self, event: ExpectedEvent) -> bool:
+        wanted = payload_of(event, self._source, self._vm)
+        first = bisect_left(self._journal.times, event.due_ns - self._timing.early_ns)
+        last = bisect_right(self._journal.times, event.latest_ns)
+        return any(self._is_exact(wanted, self._journal.seen[place].payload) for place in range(first, last))

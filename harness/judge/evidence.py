@@ -1,0 +1,132 @@
+"""Gathers the evidence on one guest from its run directory as the files grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.judge.agent import Item, read_item
+from harness.judge.docket import Docket
+from harness.judge.journal import Journal
+from harness.judge.stream import Stream
+from harness.judge.tail import LineTail
+from harness.judge.trust import Trust
+from harness.judge.updates import Chronicle, Timing
+from harness.judge.witness import (
+    Access,
+    ClockStep,
+    Ended,
+    Problem,
+    Record,
+    ServiceRestart,
+    Started,
+    SystemReset,
+    WitnessParser,
+)
+
+SOURCE = "dm"
+"""The vRTC this judge has a model of, and the source its events name."""
+
+
+class Evidence:
+    """Witness, journal and agent's report of one guest, so far.
+
+    new_items and disturbed_ns (moments that cast another light on what was near) collect until the
+    caller empties them.
+    """
+
+    def __init__(self, vm_dir: Path, timing: Timing) -> None:
+        self.vm = vm_dir.name
+        self.timing = timing
+        self.chronicle = Chronicle(timing)
+        self.journal = Journal()
+        self.stream = Stream(self.journal, timing, vm_dir / "exit.json")
+        self.docket = Docket(self.chronicle)
+        self.trust = Trust(vm_dir)
+        self.new_items: list[Item] = []
+        self.disturbed_ns: list[int] = []
+        self._dir = vm_dir
+        self._trace, self._events, self._agent = (
+            LineTail(vm_dir / name) for name in ("trace.log", "events.jsonl", "agent.jsonl")
+        )
+        self._parser = WitnessParser()
+        self._agent_line = 0
+
+    def close(self) -> None:
+        """Gives the files back."""
+        for tail in (self._trace, self._events, self._agent):
+            tail.close()
+
+    def read(self) -> None:
+        """Takes in what is new. Raises OSError where a file is there and cannot be read."""
+        for line in self._trace.read():
+            for record in self._parser.feed(line):
+                self._take_record(record)
+        for line in self._events.read():
+            self._take_journal_line(line)
+        for line in self._agent.read():
+            self._take_item(line)
+
+    @property
+    def last_known_ns(self) -> int:
+        """The latest moment that any of the files speaks of."""
+        return max(self.journal.last_ns, self._parser.last_arrival_ns, self.docket.last_end_ns)
+
+    def doubts(self, from_ns: int, to_ns: int) -> list[str]:
+        """What speaks against judging by the evidence of that time."""
+        doubts = self.trust.against(from_ns, to_ns)
+        if not doubts and not self.chronicle.started:
+            doubts = ["the trace does not say from which time the vRTC began"]
+        return doubts
+
+    def _take_record(self, record: Record) -> None:
+        if isinstance(record, Access):
+            if not record.is_read:
+                self.chronicle.write(record)
+        elif isinstance(record, Started):
+            self._start(record)
+        elif isinstance(record, SystemReset):
+            self.chronicle.system_reset(record)
+        elif isinstance(record, ServiceRestart):
+            self.stream.restarts_ns.append(record.stamp_ns)
+            self.chronicle.service_restart(record)
+            self.disturbed_ns.append(record.stamp_ns)
+        elif isinstance(record, ClockStep):
+            self.trust.clock_step(record.stamp_ns)
+            self.disturbed_ns.append(record.stamp_ns)
+        elif isinstance(record, Ended):
+            self.stream.ended(record.stamp_ns, record.reason)
+            self.disturbed_ns.append(record.stamp_ns)
+        elif isinstance(record, Problem):
+            self.trust.problem(record)
+            self.disturbed_ns.append(record.stamp_ns)
+
+    def _start(self, record: Started) -> None:
+        self.stream.revived()
+        if record.vrtc != SOURCE:
+            self.trust.hopeless(f"this judge has no model of the vRTC {record.vrtc!r}")
+            return
+        if record.window_ns is not None and record.window_ns != self.timing.window_ns:
+            self.trust.hopeless(
+                f"the device model's window is {record.window_ns} ns, the judge's {self.timing.window_ns} ns"
+            )
+        if record.vm != self.vm:
+            self.trust.hopeless(f"the device model's guest is {record.vm!r}, the run directory's {self.vm!r}")
+        self.chronicle.start(record)
+
+    def _take_journal_line(self, line: str) -> None:
+        incidents, stalls = len(self.journal.incidents), len(self.journal.stalls)
+        problem = self.journal.feed(line)
+        if problem is not None:
+            self.trust.note(problem, self._dir / "events.jsonl")
+        self.disturbed_ns += [incident.t_ns for incident in self.journal.incidents[incidents:]]
+        self.disturbed_ns += [stall.from_ns for stall in self.journal.stalls[stalls:]]
+
+    def _take_item(self, line: str) -> None:
+        self._agent_line += 1
+        try:
+            item = read_item(line)
+        except ValueError as error:
+            self.trust.note(f"agent.jsonl line {self._agent_line}: {error}", self._dir / "agent.jsonl")
+            return
+        self.docket.add(item)
+        self.new_items.append(item)

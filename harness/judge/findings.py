@@ -1,0 +1,108 @@
+"""Puts together the verdict on an item or on a lone update from the rulings on all that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from harness.judge import verdict as words
+from harness.judge.agent import Item
+from harness.judge.journal import Incident, SeenEvent
+from harness.judge.ruling import Ruling, duration
+from harness.judge.updates import Update, WithheldEvent
+from harness.judge.verdict import Seen, Verdict, ordered_faults
+from harness.judge.witness import Access
+
+KNOWN_DEFECTS = {
+    "broken-unhalt": "un-halt with a valid date after a broken clock: no event, as is known of this vRTC",
+}
+"""Where ACRN's vRTC itself is wrong, by name (ACRN.md, "Special cases"): no event is what must be seen."""
+
+
+@dataclass
+class Case:
+    """All that belongs to one item (or, item None, to a lone update or event) and was found out about it."""
+
+    name: str
+    vm: str
+    item: Item | None = None
+    updates: Sequence[Update] = ()
+    rulings: Sequence[Ruling] = ()
+    strays: Sequence[SeenEvent] = ()
+    incidents: Sequence[Incident] = ()
+    withheld: Sequence[WithheldEvent] = ()
+    writes: Iterable[tuple[Access, bool]] = ()
+    distrust: list[str] = field(default_factory=list)
+
+    def verdict(self, now_ns: int) -> Verdict:
+        """The verdict: what cannot be trusted is inconclusive, else a fault counts more than an excuse."""
+        faults, sentences, seen = self._findings()
+        excuses = [excuse for ruling in self.rulings for excuse in ruling.excuses]
+        failed = self.item is not None and not self.item.ok
+        defect = self.withheld[0].defect if self.withheld else None
+        if self.distrust:
+            word, sentences, faults = words.INCONCLUSIVE, self.distrust, []
+        elif faults:
+            word = words.PRODUCT_FAULT
+        elif failed or excuses:
+            word = words.INCONCLUSIVE
+            agent = [f"the agent failed: {self.item.error}"] if failed and self.item is not None else []
+            sentences = agent + excuses
+        elif defect is not None:
+            word, sentences = words.KNOWN_DEFECT, [KNOWN_DEFECTS[defect]]
+        else:
+            word = words.PASS
+        latencies = [latency for ruling in self.rulings for latency in ruling.latencies_ms]
+        item = self.item
+        return Verdict(
+            item=self.name,
+            vm=self.vm,
+            verdict=word,
+            role="background" if item is None else item.role,
+            mode=None if item is None else item.mode,
+            order=None if item is None else item.order,
+            diagnosis="; ".join(dict.fromkeys(sentences)),
+            faults=ordered_faults(faults),
+            defect=defect,
+            expected=tuple(event for update in self.updates for event in update.events),
+            seen=tuple(seen),
+            writes=tuple(
+                (access.stamp_ns, access.register, access.value, announced)
+                for access, announced in self.writes
+            ),
+            latency_ms=round(max(latencies), 3) if latencies else None,
+            ambiguous=any(update.cuts for update in self.updates),
+            extras={} if item is None else item.extras,
+            decided_ns=now_ns,
+        )
+
+    def _findings(self) -> tuple[list[str], list[str], list[Seen]]:
+        faults = [fault for ruling in self.rulings for fault in ruling.faults]
+        sentences = [sentence for ruling in self.rulings for sentence in ruling.sentences]
+        seen = [each for ruling in self.rulings for each in ruling.seen]
+        for stray in self.strays:
+            faults.append("unexplained")
+            seen.append(Seen(stray.t_ns, stray.payload, None, ("unexplained",)))
+            sentences.append(self._on_stray(stray))
+        for incident in self.incidents:
+            faults.append(incident.fault)
+            sentences.append(self._on_incident(incident))
+        if self.withheld and "payload" in faults:
+            sentences.append(f"perhaps the known defect {self.withheld[0].defect} did not occur")
+        return faults, sentences, sorted(seen, key=lambda each: each.t_ns)
+
+    def _on_stray(self, stray: SeenEvent) -> str:
+        before = [event for event in self.withheld if event.stamp_ns <= stray.t_ns]
+        if before:
+            return f"known defect {before[-1].defect} did not occur: an event came for the un-halt"
+        if self.item is None:
+            return "an event that no update explains"
+        after = duration(stray.t_ns - self.item.start_ns)
+        return f"an event that no update explains came {after} after the item began"
+
+    def _on_incident(self, incident: Incident) -> str:
+        if incident.fault == "closed":
+            reason = f" ({incident.text})" if incident.text else ""
+            return f"the event stream was closed while the device model lived{reason}"
+        shown = incident.text if len(incident.text) <= 64 else incident.text[:61] + "..."
+        return f"bytes on the event stream that are no JSON event: hex {shown}"

@@ -1,0 +1,105 @@
+"""Reads the listener's journal: every object as received, and what happened to the stream it came on."""
+
+from __future__ import annotations
+
+import json
+from bisect import insort
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SeenEvent:
+    """One JSON object as received; ordinal: its place in the journal's list of objects, from 0."""
+
+    t_ns: int
+    ordinal: int
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that should not happen on an event stream: "garbage" or "closed"."""
+
+    t_ns: int
+    fault: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Stall:
+    """A time during which the harness itself stood still and could not have noted an event's arrival."""
+
+    from_ns: int
+    to_ns: int
+
+
+class Journal:
+    """The journal of one guest so far; lists are in order of arrival.
+
+    open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[SeenEvent] = []
+        self.times: list[int] = []
+        self.incidents: list[Incident] = []
+        self.stalls: list[Stall] = []
+        self.open_spans: list[tuple[int, int | None]] = []
+        self.ended_ns: int | None = None
+        self.last_ns = 0
+        self._line = 0
+
+    def feed(self, line: str) -> str | None:
+        """Takes one complete line; returns what is wrong with it, or None."""
+        self._line += 1
+        try:
+            self._take(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            return f"events.jsonl line {self._line} cannot be read ({error!r}): {line[:120]!r}"
+        return None
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record["kind"]
+        if kind == "stall":
+            self.stalls.append(Stall(int(record["from_ns"]), int(record["to_ns"])))
+            return
+        t_ns = int(record["t_ns"])
+        if kind == "object":
+            self._add(t_ns, record["event"])
+        elif kind == "garbage":
+            self.incidents.append(Incident(t_ns, "garbage", str(record.get("hex", ""))))
+        elif kind == "closed":
+            self.incidents.append(Incident(t_ns, "closed", str(record.get("reason", ""))))
+            self._close(t_ns)
+        elif kind == "end":
+            self.ended_ns = t_ns
+            self._close(t_ns)
+        elif kind == "connected":
+            self.open_spans.append((t_ns, None))
+        elif kind == "ack" and self.open_spans and self.open_spans[-1][1] is None:
+            self.open_spans[-1] = (t_ns, None)
+        self.last_ns = max(self.last_ns, t_ns)
+
+    def _add(self, t_ns: int, payload: Any) -> None:
+        seen = SeenEvent(t_ns, len(self.seen), payload)
+        self.seen.append(seen)
+        if self.times and t_ns < self.times[-1]:
+            raise ValueError(f"an event's arrival {t_ns} lies before the one before it")
+        insort(self.times, t_ns)
+
+    def _close(self, t_ns: int) -> None:
+        if not self.open_spans:
+            self.open_spans.append((0, t_ns))
+        elif self.open_spans[-1][1] is None:
+            self.open_spans[-1] = (self.open_spans[-1][0], t_ns)
+
+    def listening_at(self, t_ns: int) -> bool:
+        """Whether the listener was registered at that moment (a journal that does not say: always)."""
+        if not self.open_spans:
+            return True
+        return any(begin <= t_ns and (end is None or t_ns < end) for begin, end in self.open_spans)
+
+    def stalled_ns(self, from_ns: int, to_ns: int) -> int:
+        """For how long in that time the harness stood still."""
+        return sum(max(0, min(stall.to_ns, to_ns) - max(stall.from_ns, from_ns)) for stall in self.stalls)

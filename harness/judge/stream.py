@@ -1,0 +1,138 @@
+"""Whether an event could have been heard: registration, the stream's end and whose fault that was, stalls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.judge.journal import Incident, Journal
+from harness.judge.updates import ExpectedEvent, Timing
+
+DEATH_NOTICE_NS = 1_000_000_000
+"""Within this time after the stream closed a death of the device model must have become known."""
+WAKE_NS = 20_000_000
+"""After a stall the listener may need this long to note what waited for it."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """The device model's end, as its trace or its exit record tells."""
+
+    t_ns: int
+    reason: str
+
+
+class Stream:
+    """The event stream of one guest, seen from what became of it."""
+
+    def __init__(self, journal: Journal, timing: Timing, exit_record: Path) -> None:
+        self.journal = journal
+        self.restarts_ns: list[int] = []
+        self._timing = timing
+        self._exit_record = exit_record
+        self._death: Death | None = None
+        self._exit_read = False
+        self._concluded_ns: int | None = None
+
+    def conclude(self, last_ns: int) -> None:
+        """Nothing more will come: a journal that was not ended properly is known to hold until last_ns."""
+        self._concluded_ns = last_ns
+
+    def ended(self, stamp_ns: int, reason: str) -> None:
+        """The trace says that the device model ended."""
+        if self._death is None:
+            self._death = Death(stamp_ns, reason)
+
+    def revived(self) -> None:
+        """The trace says that the device model began (again)."""
+        self._death = None
+
+    @property
+    def death(self) -> Death | None:
+        """The device model's end, if it is known to have ended."""
+        if self._death is None and not self._exit_read and self._closed_last() is not None:
+            self._read_exit_record()
+        return self._death
+
+    def _closed_last(self) -> Incident | None:
+        closed = [incident for incident in self.journal.incidents if incident.fault == "closed"]
+        return closed[-1] if closed else None
+
+    def _read_exit_record(self) -> None:
+        closed = self._closed_last()
+        try:
+            record: Any = json.loads(self._exit_record.read_bytes())
+        except (OSError, ValueError):
+            return
+        self._exit_read = True
+        if not isinstance(record, dict) or closed is None:
+            return
+        told = [record.get(key) for key in ("t_ns", "ended_ns", "stamp_ns")]
+        t_ns = next((t for t in told if type(t) is int), closed.t_ns)
+        texts = [record.get(key) for key in ("text", "problem", "reason", "error")]
+        self._death = Death(t_ns, next((str(text) for text in texts if text), "see exit.json"))
+
+    def is_explained(self, closed: Incident) -> bool:
+        """Whether the stream was closed because the device model died or was restarted."""
+        death = self.death
+        if death is not None and death.t_ns <= closed.t_ns + DEATH_NOTICE_NS:
+            return True
+        return any(abs(restart - closed.t_ns) <= 2 * DEATH_NOTICE_NS for restart in self.restarts_ns)
+
+    def faulty_incidents(self, now_ns: int | None) -> list[Incident]:
+        """The incidents that are the product's fault, as known at now_ns (None: everything is in)."""
+        return [
+            incident
+            for incident in self.journal.incidents
+            if incident.fault != "closed"
+            or (
+                not self.is_explained(incident)
+                and (now_ns is None or now_ns >= incident.t_ns + DEATH_NOTICE_NS)
+            )
+        ]
+
+    def heard_until(self, t_ns: int) -> int | None:
+        """When the listening that was on at t_ns ended; None while it lasts."""
+        if not self.journal.open_spans:
+            return self._concluded_ns if self.journal.ended_ns is None else self.journal.ended_ns
+        for begin, end in self.journal.open_spans:
+            if begin <= t_ns and (end is None or end > t_ns):
+                return self._concluded_ns if end is None else end
+        return t_ns
+
+    def undecided_close(self, now_ns: int) -> bool:
+        """Whether the stream has only just closed, so that it may yet turn out that the device model died."""
+        closed = self._closed_last()
+        return closed is not None and now_ns < closed.t_ns + DEATH_NOTICE_NS and not self.is_explained(closed)
+
+    def why_unheard(self, event: ExpectedEvent, until_ns: int) -> str | None:
+        """Why an event that is not there by until_ns need not be the service's fault; None where it is."""
+        death = self.death
+        if death is not None and death.t_ns <= event.latest_ns:
+            return f"in flight when the device model ended ({death.reason})"
+        if not self.journal.listening_at(event.due_ns - self._timing.early_ns):
+            return "nobody was listening when the event was due"
+        ended_ns = self.heard_until(event.due_ns - self._timing.early_ns)
+        if ended_ns is not None and ended_ns <= event.latest_ns:
+            closed = any(i.fault == "closed" and i.t_ns == ended_ns for i in self.journal.incidents)
+            how = "the event stream was closed" if closed else "the listening ended"
+            return f"{how} before the event had to be there"
+        until_ns = until_ns if ended_ns is None else min(until_ns, ended_ns)
+        heard_ns = until_ns - event.due_ns - self.journal.stalled_ns(event.due_ns, until_ns)
+        if heard_ns < event.latest_ns - event.due_ns:
+            return "the harness stood still while the event was due"
+        return None
+
+    def lateness_is_ours(self, event: ExpectedEvent, t_ns: int) -> bool:
+        """Whether a late event may have been in time, but for a stall of the harness."""
+        return t_ns - self.journal.stalled_ns(event.due_ns, t_ns) <= event.latest_ns
+
+    def may_have_been_early(self, event: ExpectedEvent, t_ns: int) -> bool:
+        """Whether an event in time may have come early and have waited for the harness to wake up."""
+        early_ns = event.due_ns - self._timing.early_ns
+        return any(
+            stall.from_ns < early_ns and stall.from_ns <= t_ns <= stall.to_ns + WAKE_NS
+            for stall in self.journal.stalls
+        )

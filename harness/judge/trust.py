@@ -1,0 +1,70 @@
+"""Keeps what speaks against the evidence itself: items concerned are inconclusive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import InfrastructureError
+from harness.judge.witness import Problem
+
+STEP_NEARBY_NS = 2_000_000_000
+"""A clock step recorded this near explains stamps that moved otherwise than QEMU's clock."""
+
+
+class Trust:
+    """Doubts about one guest's evidence, by time."""
+
+    def __init__(self, vm_dir: Path) -> None:
+        self._dir = vm_dir
+        self._new: list[InfrastructureError] = []
+        self._hopeless: list[str] = []
+        self._problems: list[Problem] = []
+        self._suspects: list[Problem] = []
+        self._steps_ns: list[int] = []
+
+    def note(self, text: str, log: Path) -> None:
+        """A line that cannot be read, or a contradiction: told once, as an error."""
+        self._new.append(InfrastructureError(f"{self._dir.name}: {text}", log=log))
+
+    def hopeless(self, text: str) -> None:
+        """Nothing this guest does can be judged."""
+        if text not in self._hopeless:
+            self._hopeless.append(text)
+            self.note(text, self._dir / "trace.log")
+
+    def problem(self, problem: Problem) -> None:
+        """A part of the trace not to be trusted; a suspected one only if no clock step explains it."""
+        if problem.suspected:
+            self._suspects.append(problem)
+        else:
+            self._confirm(problem)
+
+    def clock_step(self, stamp_ns: int) -> None:
+        """The wall clock was stepped at that time."""
+        self._steps_ns.append(stamp_ns)
+
+    def ripe(self, now_ns: int, *, final: bool) -> list[InfrastructureError]:
+        """The errors that have become certain since the last call."""
+        waiting = []
+        for problem in self._suspects:
+            if self._explained(problem):
+                continue
+            if final or now_ns >= problem.stamp_ns + STEP_NEARBY_NS:
+                self._confirm(problem)
+            else:
+                waiting.append(problem)
+        self._suspects = waiting
+        new, self._new = self._new, []
+        return new
+
+    def against(self, from_ns: int, to_ns: int) -> list[str]:
+        """What speaks against the evidence of that time."""
+        found = [*self._problems, *(problem for problem in self._suspects if not self._explained(problem))]
+        return self._hopeless + [p.text for p in found if from_ns <= p.until_ns and p.stamp_ns <= to_ns]
+
+    def _explained(self, problem: Problem) -> bool:
+        return any(abs(step - problem.stamp_ns) <= STEP_NEARBY_NS for step in self._steps_ns)
+
+    def _confirm(self, problem: Problem) -> None:
+        self._problems.append(problem)
+        self.note(problem.text, self._dir / "trace.log")

@@ -1,0 +1,297 @@
+"""From the witness to the settled events that must come: announcing writes, updates, expectations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.judge.chain import SECOND_NS, Chain
+from harness.judge.dm_clock import BROKEN, Announced, DmClock, Withheld
+from harness.judge.witness import Access, ServiceRestart, Started, SystemReset
+
+AMBIGUOUS_NS = 50_000_000
+"""A gap this close to the window may be read as one update or as two: both readings are admitted."""
+
+MOST_AMBIGUOUS_GAPS = 8
+"""In one update; beyond these plain arithmetic decides, lest a guest writing every second costs ever more."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The judge's times, all in nanoseconds (ARCHITECTURE.md, "The judge's rules")."""
+
+    window_ns: int = 1_000_000_000
+    early_ns: int = 1_000_000
+    late_ns: int = 150_000_000
+    linger_ns: int = 6_000_000_000
+
+
+@dataclass(frozen=True)
+class RawEvent:
+    """One announcing write, linked into the chain. write_no: its place in the list of all writes."""
+
+    write_no: int
+    stamp_ns: int
+    arrival_ns: int
+    before: int | None
+    after: int
+    delta: int | None
+    estimated: bool
+    lost: bool
+
+
+@dataclass(frozen=True)
+class ExpectedEvent:
+    """One settled event that must come, and when."""
+
+    last_time: int | None
+    new_time: int
+    delta_time: int | None
+    raw_events: int
+    estimated: bool
+    lost: bool
+    first_ns: int
+    last_ns: int
+    due_ns: int
+    last_arrival_ns: int
+    latest_ns: int
+
+    def as_json(self) -> dict[str, object]:
+        """The expectation as verdicts.jsonl holds it."""
+        return {
+            "last_time": self.last_time,
+            "new_time": self.new_time,
+            "delta_time": self.delta_time,
+            "raw_events": self.raw_events,
+            "estimated": self.estimated,
+            "lost": self.lost,
+            "first_ns": self.first_ns,
+            "last_ns": self.last_ns,
+            "due_ns": self.due_ns,
+            "last_arrival_ns": self.last_arrival_ns,
+        }
+
+
+def latest_ns(last: RawEvent, timing: Timing) -> int:
+    """Until when the event after the announcing write `last` is in time; trace lag is not its fault."""
+    return max(last.stamp_ns, last.arrival_ns) + timing.window_ns + timing.late_ns
+
+
+def expected_event(
+    first: RawEvent,
+    last: RawEvent,
+    count: int,
+    delta: int | None,
+    estimated: bool,
+    lost: bool,
+    timing: Timing,
+) -> ExpectedEvent:
+    """The settled event of `count` announcing writes from `first` to `last`."""
+    return ExpectedEvent(
+        last_time=first.before,
+        new_time=last.after,
+        delta_time=delta,
+        raw_events=count,
+        estimated=estimated,
+        lost=lost,
+        first_ns=first.stamp_ns,
+        last_ns=last.stamp_ns,
+        due_ns=last.stamp_ns + timing.window_ns,
+        last_arrival_ns=last.arrival_ns,
+        latest_ns=latest_ns(last, timing),
+    )
+
+
+class Update:
+    """A run of announcing writes that may make one settled event.
+
+    cuts: positions in raws before which the gap is ambiguous, so that the update may be read as several.
+    ended_by_restart_ns: the service was restarted after these writes.
+    events: the expectations in the reading that is in force; the plain one until another explains more.
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self.raws: list[RawEvent] = []
+        self.cuts: list[int] = []
+        self.ended_by_restart_ns: int | None = None
+        self.events: list[ExpectedEvent] = []
+        self._delta: int | None = 0
+        self._estimated = self._lost = False
+
+    def add(self, raw: RawEvent) -> None:
+        """One more announcing write; the plain reading is in force again."""
+        self._delta = None if self._delta is None or raw.delta is None else self._delta + raw.delta
+        self._estimated |= raw.estimated
+        self._lost |= raw.lost
+        self.raws.append(raw)
+        self.events = [
+            expected_event(
+                self.raws[0], raw, len(self.raws), self._delta, self._estimated, self._lost, self._timing
+            )
+        ]
+
+    def part(self, begin: int, end: int) -> ExpectedEvent:
+        """The settled event of the announcing writes from begin up to, not including, end."""
+        raws = self.raws[begin:end]
+        deltas = [raw.delta for raw in raws]
+        delta = None if None in deltas else sum(delta for delta in deltas if delta is not None)
+        return expected_event(
+            raws[0],
+            raws[-1],
+            len(raws),
+            delta,
+            any(raw.estimated for raw in raws),
+            any(raw.lost for raw in raws),
+            self._timing,
+        )
+
+    @property
+    def first_ns(self) -> int:
+        """Stamp of the first announcing write."""
+        return self.raws[0].stamp_ns
+
+    @property
+    def last_ns(self) -> int:
+        """Stamp of the last announcing write so far."""
+        return self.raws[-1].stamp_ns
+
+    @property
+    def due_ns(self) -> int:
+        """When silence after the last announcing write is complete."""
+        return self.raws[-1].stamp_ns + self._timing.window_ns
+
+    @property
+    def latest_ns(self) -> int:
+        """Until when the last event of the update is in time."""
+        return latest_ns(self.raws[-1], self._timing)
+
+
+@dataclass(frozen=True)
+class WithheldEvent:
+    """A write by which a known defect of the vRTC kept an event back."""
+
+    write_no: int
+    stamp_ns: int
+    defect: str
+    new_time: int
+
+
+class Chronicle:
+    """All that the guest wrote and all that must be heard of it, in the order of the trace.
+
+    The lists only grow. Of the updates only the last can still change; `changed_from` is the first
+    update that did since the caller last took note (and set it to None).
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self.timing = timing
+        self.writes: list[Access] = []
+        self.announced: list[bool] = []
+        self.write_stamps: list[int] = []
+        self.raws: list[RawEvent] = []
+        self.update_of_raw: list[int] = []
+        self.raw_stamps: list[int] = []
+        self.updates: list[Update] = []
+        self.firsts: list[int] = []
+        self.lasts: list[int] = []
+        self.ambiguous: list[int] = []
+        self.withheld: list[WithheldEvent] = []
+        self.changed_from: int | None = None
+        self._start: Started | None = None
+        self._clock: DmClock | None = None
+        self._chain = Chain()
+
+    @property
+    def started(self) -> bool:
+        """Whether the record says from which time the vRTC began: without it nothing can be expected."""
+        return self._clock is not None
+
+    def start(self, record: Started) -> None:
+        """The vRTC begins (or, after a full restart, begins again)."""
+        self._start = record
+        self._clock = DmClock(record.rtc_time, record.stamp_ns // SECOND_NS)
+        self._chain = Chain()
+        self._chain.set_rtc(record.rtc_time, record.stamp_ns)
+
+    def system_reset(self, record: SystemReset | ServiceRestart) -> None:
+        """The vRTC shows the Service VM's time again, which went on meanwhile; what is pending stays."""
+        if self._start is None or self._clock is None:
+            return
+        now_s = record.stamp_ns // SECOND_NS
+        time = self._start.rtc_time + now_s - self._start.stamp_ns // SECOND_NS
+        self._clock.reset(time, now_s)
+        self._chain.set_rtc(time, record.stamp_ns)
+
+    def service_restart(self, record: ServiceRestart) -> None:
+        """A full reset: the service forgets its chain and what was pending; the vRTC is reset, too."""
+        self._chain = Chain()
+        self.system_reset(record)
+        if self.updates and self.updates[-1].ended_by_restart_ns is None:
+            self.updates[-1].ended_by_restart_ns = record.stamp_ns
+            self._note_change(len(self.updates) - 1)
+
+    def write(self, access: Access) -> None:
+        """One write to the data port."""
+        write_no = len(self.writes)
+        self.writes.append(access)
+        self.write_stamps.append(access.stamp_ns)
+        self.announced.append(False)
+        if self._clock is None:
+            return
+        outcome = self._clock.write(access.register, access.value, access.stamp_ns // SECOND_NS)
+        if isinstance(outcome, Withheld):
+            self.withheld.append(WithheldEvent(write_no, access.stamp_ns, outcome.defect, outcome.new_time))
+        elif isinstance(outcome, Announced):
+            self.announced[write_no] = True
+            self._announce(write_no, access, outcome)
+
+    def _announce(self, write_no: int, access: Access, outcome: Announced) -> None:
+        link = self._chain.add(
+            BROKEN if outcome.last_time < 0 else outcome.last_time, outcome.new_time, access.stamp_ns
+        )
+        raw = RawEvent(
+            write_no,
+            access.stamp_ns,
+            access.arrival_ns,
+            link.before,
+            link.after,
+            link.delta,
+            link.estimated,
+            link.lost,
+        )
+        self._join(raw)
+        self.raws.append(raw)
+        self.raw_stamps.append(access.stamp_ns)
+        number = len(self.updates) - 1
+        self.update_of_raw.append(number)
+        self._note_change(number)
+
+    def _join(self, raw: RawEvent) -> None:
+        """Appends to the pending update, or begins one after a window of silence or a restart."""
+        if self.updates and self.updates[-1].ended_by_restart_ns is None:
+            update = self.updates[-1]
+            gap_ns = raw.stamp_ns - update.last_ns
+            admits_both = (
+                abs(gap_ns - self.timing.window_ns) <= AMBIGUOUS_NS and len(update.cuts) < MOST_AMBIGUOUS_GAPS
+            )
+            if admits_both or gap_ns < self.timing.window_ns:
+                if admits_both:
+                    self._cut(update)
+                update.add(raw)
+                self.lasts[-1] = raw.stamp_ns
+                return
+        update = Update(self.timing)
+        update.add(raw)
+        self.updates.append(update)
+        self.firsts.append(raw.stamp_ns)
+        self.lasts.append(raw.stamp_ns)
+
+    def _cut(self, update: Update) -> None:
+        number = len(self.updates) - 1
+        if not update.cuts:
+            self.ambiguous.append(number)
+        update.cuts.append(len(update.raws))
+
+    def _note_change(self, number: int) -> None:
+        if self.changed_from is None or number < self.changed_from:
+            self.changed_from = number

@@ -1,0 +1,108 @@
+"""Writes synthetic run directories for the judge's tests: the files as device model, listener and engine do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SECOND = 1_000_000_000
+MS = 1_000_000
+T0 = 1_000 * SECOND
+"""When the synthetic device model starts, monotonic."""
+WALL0 = 1_795_511_679 * SECOND
+"""QEMU's wall clock at monotonic 0."""
+RTC0 = 1_718_452_800
+"""2024-06-15 12:00:00 UTC."""
+
+Write = tuple[int, int]
+
+
+@dataclass
+class RunWriter:
+    """One guest's run directory. Times are monotonic nanoseconds; every call appends and flushes."""
+
+    run: Path
+    vm: str = "vm0"
+    lag_ns: int = 20_000
+
+    def __post_init__(self) -> None:
+        self.dir = self.run / self.vm
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._index: int | None = None
+
+    def append(self, name: str, text: str) -> None:
+        with (self.dir / name).open("a", encoding="utf-8") as out:
+            out.write(text)
+
+    def record(self, event: str, stamp_ns: int, **fields: Any) -> None:
+        self.append("trace.log", "# " + json.dumps({"event": event, "stamp_ns": stamp_ns, **fields}) + "\n")
+
+    def start(self, stamp_ns: int = T0, rtc_time: int = RTC0, **fields: Any) -> None:
+        defaults = {"format": 1, "vm": self.vm, "vrtc": "dm", "window_ns": SECOND}
+        self.record("start", stamp_ns, rtc_time=rtc_time, **{**defaults, **fields})
+
+    def trace(
+        self, stamp_ns: int, text: str, *, lag_ns: int | None = None, wall_ns: int | None = None
+    ) -> None:
+        wall_us = ((stamp_ns + WALL0) if wall_ns is None else wall_ns) // 1_000
+        arrival_ns = stamp_ns + (self.lag_ns if lag_ns is None else lag_ns)
+        stamp = f"{wall_us // 1_000_000}.{wall_us % 1_000_000:06d}"
+        self.append("trace.log", f"{arrival_ns} {stamp_ns} 19433@{stamp}:{text}\n")
+
+    def port(self, stamp_ns: int, port: int, value: int, **options: Any) -> None:
+        name = "rtc-index" if port == 0x70 else "rtc"
+        text = f"memory_region_ops_write cpu 0 mr 0x55d0 addr {port:#x} value {value:#x} size 1 name '{name}'"
+        self.trace(stamp_ns, text, **options)
+
+    def write(self, stamp_ns: int, register: int, value: int, **options: Any) -> None:
+        self.port(stamp_ns, 0x70, register | 0x80, **options)
+        self.port(stamp_ns, 0x71, value, **options)
+
+    def journal(self, kind: str, **fields: Any) -> None:
+        self.append("events.jsonl", json.dumps({"kind": kind, **fields}) + "\n")
+
+    def event(self, t_ns: int, payload: Any) -> None:
+        self.journal("object", t_ns=t_ns, event=payload)
+
+    def item(
+        self, name: str, start_ns: int, end_ns: int, writes: Iterable[Write] | None, **fields: Any
+    ) -> None:
+        line = {
+            "item": name,
+            "role": "update",
+            "mode": "running",
+            "order": [0, 2, 4, 7, 8, 9, 50],
+            "start_ns": start_ns,
+            "end_ns": end_ns,
+            "writes": None if writes is None else [[index, value, 0] for index, value in writes],
+            "ok": True,
+            "error": None,
+            "expect": "any",
+            **fields,
+        }
+        self.append("agent.jsonl", json.dumps(line) + "\n")
+
+    def do(self, name: str, start_ns: int, steps: Sequence[tuple[int, int, int]], **fields: Any) -> int:
+        """An item whose steps are (ns after the start, register, value); returns the last stamp."""
+        for after_ns, register, value in steps:
+            self.write(start_ns + after_ns, register, value)
+        last_ns = start_ns + (steps[-1][0] if steps else 0)
+        self.item(name, start_ns - MS, last_ns + MS, [(r, v) for _, r, v in steps], **fields)
+        return last_ns
+
+
+def settled(last: int, new: int, delta: int, raw: int, vm: str = "vm0", **more: Any) -> dict[str, Any]:
+    """A settled event as the service writes it."""
+    return {
+        "vm_event": 0,
+        "last_time": last,
+        "new_time": new,
+        "delta_time": delta,
+        "raw_events": raw,
+        "source": "dm",
+        "vm": vm,
+        **more,
+    }
