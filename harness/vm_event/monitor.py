@@ -20,6 +20,8 @@ from .wire import MESSAGE_LIMIT, Decoder, Garbage, encode
 OUTPUT_LIMIT = 64 * 1024
 #: Connections at once; for a new one beyond that the longest idle one is closed.
 CLIENT_LIMIT = 128
+#: Connections accepted in one round, so that a flood of them holds up nothing else.
+ACCEPT_LIMIT = 16
 
 REGISTER = "register_vm_event_client"
 
@@ -84,14 +86,20 @@ class Monitor:
         os.close(self._reserve)
 
     def _on_connection(self, _events: int) -> None:
-        try:
-            connection, _ = self._listener.socket.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_one_away()
-            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
-                _log.warning("cannot accept a connection: %s", error)
-            return
+        for _ in range(ACCEPT_LIMIT):
+            try:
+                connection, _address = self._listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._turn_one_away()
+                else:
+                    _log.warning("cannot accept a connection: %s", error)
+                return
+            self._welcome(connection)
+
+    def _welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         if len(self._clients) >= CLIENT_LIMIT:
             self._evict_idle()

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ class ListeningSocket:
     file is no socket, or when it cannot be made.
     """
 
-    def __init__(self, path: Path, *, backlog: int = 128) -> None:
+    def __init__(self, path: Path, *, backlog: int = 1024) -> None:
         self.path = path
         with ExitStack() as undo:
             self.socket = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -67,10 +68,11 @@ def connect(path: Path, *, timeout: float = 10.0) -> socket.socket:
     """A blocking connection to the socket at `path`, of any length. Raises MonitorError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout)
+        # Not settimeout: a non-blocking connect fails at once where a full backlog could be waited for.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
         with socket_address(path) as address:
             connection.connect(address)
-        connection.settimeout(None)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
         return connection
     except OSError as error:
         connection.close()
@@ -78,6 +80,10 @@ def connect(path: Path, *, timeout: float = 10.0) -> socket.socket:
     except BaseException:
         connection.close()
         raise
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
 
 
 @contextmanager

@@ -1,0 +1,249 @@
+"""Tunnels and the sources that read them: order, stamps, stalls, overruns, throttle, and damaged pages."""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.vm_event import (
+    RingError,
+    RtcChange,
+    SettledRtcChange,
+    SharedRing,
+    SourceError,
+    Tunnel,
+    VmEvent,
+    VmEventType,
+)
+from harness.vm_event.abi import ELEMENT
+from harness.vm_event.source import TunnelSource
+from harness.vm_event.throttle import Throttle
+from tests.vm_event_support import NOON, SECOND, nothing_left_open
+
+
+def dm_source(tunnel: Tunnel) -> TunnelSource:
+    return TunnelSource("dm", tunnel, vm="vm0", window=1.0, stamped=True, trusted=True)
+
+
+def foreign_source(tunnel: Tunnel, *, stamped: bool = False) -> TunnelSource:
+    return TunnelSource("hv", tunnel, vm="vm0", window=1.0, stamped=stamped, trusted=False)
+
+
+def all_due(source: TunnelSource, now_ns: int) -> list[SettledRtcChange]:
+    return list(iter(lambda: source.expire(now_ns), None))
+
+
+def readable(tunnel: Tunnel) -> bool:
+    return bool(select.select([tunnel], [], [], 0)[0])
+
+
+def test_a_put_kicks_and_an_acknowledgement_takes_the_kicks_back() -> None:
+    tunnel = Tunnel.create()
+    assert not readable(tunnel)
+    assert tunnel.put(0, NOON, 5, 123)
+    assert tunnel.put(0, NOON + 5, 7, 124)
+    assert readable(tunnel)
+    tunnel.acknowledge()
+    assert not readable(tunnel)
+    tunnel.acknowledge()  # does not wait
+    assert tunnel.drain() == ELEMENT.pack(0, NOON, 5, 123) + ELEMENT.pack(0, NOON + 5, 7, 124)
+    tunnel.close()
+
+
+def test_its_descriptors_do_not_block_and_do_not_leak_into_children() -> None:
+    with nothing_left_open():
+        tunnel = Tunnel.create()
+        assert not os.get_blocking(tunnel.fileno())
+        assert not os.get_inheritable(tunnel.fileno())
+        tunnel.close()
+        tunnel.close()
+        assert not tunnel.put(0, 1, 2)
+
+
+def test_many_threads_put_in_the_order_of_their_stamps() -> None:
+    tunnel = Tunnel.create()
+    together = threading.Barrier(8)
+
+    def put_ten(thread: int) -> None:
+        together.wait()
+        for number in range(10):
+            assert tunnel.put(0, thread, number)
+
+    threads = [threading.Thread(target=put_ten, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elements = list(ELEMENT.iter_unpack(tunnel.drain()))
+    stamps = [stamp for *_, stamp in elements]
+    assert len(elements) == 80
+    assert stamps == sorted(stamps)
+    for thread_number in range(8):
+        assert [number for _, thread, number, _ in elements if thread == thread_number] == list(range(10))
+    tunnel.close()
+
+
+def test_a_stalled_service_neither_merges_nor_splits_updates() -> None:
+    """Everything is read long after it happened; the stamps decide."""
+    source = dm_source(Tunnel.create())
+    for at in (10.0, 10.999999999, 11.9, 12.9, 12.95):
+        source.send(RtcChange(NOON, 0), round(at * SECOND))
+    source.collect(100 * SECOND)
+    assert [event.raw_events for event in all_due(source, 100 * SECOND)] == [3, 2]
+    source.close()
+
+
+def test_elements_of_a_foreign_ring_are_stamped_on_arrival() -> None:
+    tunnel = Tunnel.create()
+    source = foreign_source(tunnel)
+    tunnel.put(0, NOON, 5, 1)
+    tunnel.put(0, NOON + 5, 5, 2)
+    source.collect(50 * SECOND)
+    assert source.deadline_ns() == 51 * SECOND
+    assert [event.raw_events for event in all_due(source, 51 * SECOND)] == [2]
+    source.close()
+
+
+def test_stamps_of_another_process_are_believed_only_up_to_now() -> None:
+    tunnel = Tunnel.create()
+    source = foreign_source(tunnel, stamped=True)
+    tunnel.put(0, NOON, 5, 49 * SECOND)
+    source.collect(50 * SECOND)
+    assert source.deadline_ns() == 50 * SECOND
+    tunnel.put(0, NOON + 5, 5, 10**19)
+    tunnel.put(0, NOON + 5, 5, 0)
+    source.collect(50 * SECOND)
+    assert [event.raw_events for event in all_due(source, 51 * SECOND)] == [1, 2]
+    source.close()
+
+
+def test_set_rtc_takes_its_turn_among_the_events() -> None:
+    source = dm_source(Tunnel.create())
+    source.set_rtc(NOON, 10 * SECOND)
+    source.send(RtcChange(-1, NOON + 101), 10 * SECOND)  # estimated from the first set_rtc
+    source.set_rtc(NOON + 5000, 10 * SECOND)
+    source.send(RtcChange(-1, NOON + 5001), 12 * SECOND)  # and this one from the second, 2 s later
+    source.collect(20 * SECOND)
+    first, second = all_due(source, 20 * SECOND)
+    assert (first.last_time, first.new_time, first.delta_time) == (NOON, NOON + 100, 100)
+    assert (second.last_time, second.new_time, second.delta_time) == (NOON + 5002, NOON + 5000, -2)
+    source.close()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+def test_set_rtc_keeps_its_turn_whenever_the_ring_is_read(steps: list[tuple[bool, bool]]) -> None:
+    """Things happen 10 s apart; each update starts at what was last known of the RTC, and the time since."""
+    source = dm_source(Tunnel.create())
+    expected = []
+    rtc, known_at = NOON, 0
+    source.set_rtc(rtc, 0)
+    for number, (is_reset, somebody_reads) in enumerate(steps, start=1):
+        at = number * 10
+        if is_reset:
+            rtc = NOON + number * 10**6
+            source.set_rtc(rtc, at * SECOND)
+        else:
+            expected.append(rtc + at - known_at)
+            rtc = -NOON - number
+            source.send(RtcChange(-1, rtc + 1), at * SECOND)
+        known_at = at
+        if somebody_reads:
+            source.collect(at * SECOND)
+    source.collect(10**6 * SECOND)
+    assert [event.last_time for event in all_due(source, 10**6 * SECOND)] == expected
+    source.close()
+
+
+def test_a_full_ring_is_counted_and_the_next_event_says_so() -> None:
+    source = dm_source(Tunnel.create())
+    taken = [source.send(RtcChange(NOON, 0), 10 * SECOND) for _ in range(200)]
+    assert taken.count(False) == 75
+    source.collect(10 * SECOND)
+    (event,) = all_due(source, 11 * SECOND)
+    assert (event.raw_events, event.overrun) == (125, 75)
+    assert source.status()["overrun"] == 75
+    source.send(RtcChange(NOON, 0), 12 * SECOND)
+    source.collect(12 * SECOND)
+    (event,) = all_due(source, 13 * SECOND)
+    assert event.overrun == 0
+    source.close()
+
+
+def test_power_off_and_triple_fault_pass_at_once_one_a_second_each() -> None:
+    source = dm_source(Tunnel.create())
+    for kind, at in ((1, 10.0), (2, 10.1), (1, 10.999), (1, 11.0), (1, 11.5), (2, 30.0)):
+        source.send(VmEventType(kind), round(at * SECOND))
+    passed = source.collect(30 * SECOND)
+    assert passed == [VmEvent(VmEventType(kind), "dm", "vm0") for kind in (1, 2, 1, 2)]
+    assert passed[0].as_json() == {"vm_event": 1, "source": "dm", "vm": "vm0"}
+    assert source.status()["throttled"] == 2
+    assert source.deadline_ns() is None
+    source.close()
+
+
+def test_rtc_changes_are_never_throttled() -> None:
+    source = dm_source(Tunnel.create())
+    for number in range(100):
+        source.send(RtcChange(NOON, 0), number * SECOND)
+    source.collect(200 * SECOND)
+    assert len(all_due(source, 200 * SECOND)) == 100
+    assert source.status()["throttled"] == 0
+    source.close()
+
+
+def test_unknown_types_are_counted_and_skipped() -> None:
+    tunnel = Tunnel.create()
+    source = dm_source(tunnel)
+    for kind in (3, 77, 0, 0xFFFFFFFF):
+        tunnel.put(kind, NOON, 5, SECOND)
+    assert source.collect(SECOND) == []
+    assert [event.raw_events for event in all_due(source, 9 * SECOND)] == [1]
+    assert source.status()["skipped"] == 3
+    source.close()
+
+
+def test_a_damaged_ring_disables_its_source_and_what_was_pending_still_settles() -> None:
+    with SharedRing.create(shared=True) as ring:
+        assert ring.descriptor is not None
+        kick = os.eventfd(0)
+        tunnel = Tunnel.attach(ring.descriptor, kick)
+        source = foreign_source(tunnel)
+        ring.put(ELEMENT.pack(0, NOON, 5, 0))
+        source.collect(10 * SECOND)
+        os.pwrite(ring.descriptor, struct.pack("<I", 13), 20)
+        assert source.collect(10 * SECOND) == []
+        assert source.error is not None and "tail 13" in source.error
+        assert source.status()["error"] == source.error
+        assert [event.new_time for event in all_due(source, 11 * SECOND)] == [NOON + 5]
+        source.close()
+        os.close(kick)
+
+
+def test_attaching_takes_an_eventfd_and_nothing_else_and_leaves_the_callers_alone() -> None:
+    with nothing_left_open(), SharedRing.create(shared=True) as ring:
+        assert ring.descriptor is not None
+        with Path("/dev/null").open("rb") as null, pytest.raises(SourceError, match="not an eventfd"):
+            Tunnel.attach(ring.descriptor, null.fileno())
+        with pytest.raises(SourceError, match="Bad file descriptor"):
+            Tunnel.attach(ring.descriptor, 10**6)
+        kick = os.eventfd(0)
+        with pytest.raises(SourceError):
+            Tunnel.attach(kick, kick)
+        os.pwrite(ring.descriptor, b"\0", 0)
+        with pytest.raises(RingError, match="magic"):
+            Tunnel.attach(ring.descriptor, kick)
+        os.close(kick)
+
+
+def test_the_throttles_window_begins_with_the_event_that_passed() -> None:
+    throttle = Throttle(1.0)
+    assert [throttle.admit(1, now) for now in (0.0, 0.5, 0.999, 1.0, 1.5, 2.0)] == [True, False, False, True, False, True]
+    assert throttle.admit(2, 2.0)
+    assert throttle.dropped == 3
