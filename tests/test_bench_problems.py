@@ -36,7 +36,7 @@ def problems_of(path: Path) -> list[tuple[int, str, str]]:
     return [(problem.line, problem.path, problem.text) for problem in caught.value.problems]
 
 
-# A part of the good file, what stands there instead, then: in which line, at which key, what is said (a pattern).
+# A part of the good file, what stands there instead; then in which line, at which key, what is said.
 WRONG = [
     ("name: mine", "name: My_Bench", 2, "name", "is the text 'My_Bench'; should be a name of a-z"),
     ("name: mine", "name: 5", 2, "name", r"is 5; .*put it in quotes"),
@@ -267,10 +267,9 @@ def test_the_command_line_tells_problems_and_exits_as_for_configuration(
 
 
 LINES = DEFAULT_BENCH.read_text().splitlines(keepends=True)
-PIECES = st.sampled_from(  # fmt: skip
-    ["- ", ": ", "[", "]", "{", "}", "&a ", "*a", "<<", "!!set ", "!x ", '"', "'", "#", "---", "...", "|", ">", "? ",
-     "null", "1e999", "0x", "0o9", "1:2", "2024-02-30", "\\ud800", "\n", "\t", "\0", "\x85", "\ufeff", "%YAML 9"]
-)
+SYNTAX = ["- ", ": ", "[", "]", "{", "}", "&a ", "*a", "<<", '"', "'", "#", "---", "...", "|", ">", "? "]
+VALUES = ["!!set ", "!x ", "null", "1e999", "0x", "0o9", "1:2", "2024-02-30", "\\ud800", "\0", "\x85"]
+PIECES = st.sampled_from([*SYNTAX, *VALUES, "\ufeff", "%YAML 9", "\n", "\t"])
 
 
 @st.composite
