@@ -31,7 +31,7 @@ def categories() -> list[dict[str, Any]]:
     return [
         _category(_DEFECTS, ["passed", "failed", "broken", "skipped"], DEFECT),
         _category("Product faults", ["failed"], "(ProductFault|product fault)"),
-        _category("Inconclusive", ["broken", "skipped", "failed"], "inconclusive"),
+        _category("Inconclusive", ["broken", "skipped", "failed"], "(inconclusive|could not be judged)"),
         _category("Configuration", ["broken", "skipped"], "(ConfigurationError|configuration error)"),
         _category("Infrastructure", ["broken", "skipped"], "(InfrastructureError|infrastructure error)"),
         {"name": "Other failures", "matchedStatuses": ["failed"]},

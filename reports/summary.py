@@ -13,7 +13,7 @@ from reports.rundir import RunDir, open_run, shown_path
 from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict
 
 JUNIT_NAME = "junit.xml"
-HTML_NAME = "report/index.html"
+HTML_NAME = "html/index.html"
 MOST_INCONCLUSIVE = 0.01
 
 _MOST_FAULTS = 20

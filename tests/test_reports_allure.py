@@ -38,6 +38,7 @@ def category_of(status: str, message: str) -> str:
         ("broken", f"harness.errors.InfrastructureError: {InfrastructureError('x')}", "Infrastructure"),
         ("broken", f"harness.errors.ConfigurationError: {ConfigurationError('x')}", "Configuration"),
         ("skipped", "Skipped: inconclusive: a stall of 0.4 s", "Inconclusive"),
+        ("broken", "harness.errors.InfrastructureError: a-1 could not be judged: a stall", "Inconclusive"),
         ("skipped", "known vRTC defect broken-unhalt: no event", "Known vRTC defects"),
         ("broken", "KeyError: 'x'", "Errors of the harness itself"),
         ("passed", "", ""),
