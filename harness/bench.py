@@ -12,8 +12,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -134,7 +133,7 @@ class RtcSpec(_Part):
 
 
 class GuestSpec(_Part):
-    """One guest, or the pattern of several."""
+    """One kind of guest; the engine starts as many of it as run at once."""
 
     name: Annotated[
         str,
@@ -196,7 +195,7 @@ class Bench(_Part):
     rtc: Annotated[RtcSpec, Field(description="a mapping with base")] = RtcSpec()
     parallel: Annotated[
         int,
-        Field(ge=1, le=256, description="a whole number from 1 to 256: guests at once"),
+        Field(ge=1, le=256, description="a whole number from 1 to 256: guests of a kind at once"),
     ] = 2
     guests: Annotated[
         tuple[GuestSpec, ...],
@@ -218,22 +217,6 @@ class Bench(_Part):
     def file(self) -> Path | None:
         """The file that the bench was read from."""
         return self._file
-
-    def instances(self, number: int | None = None) -> tuple[GuestSpec, ...]:
-        """The guests that run at once (default: `parallel` many): the file's in turn, each with a name."""
-        taken = {guest.name for guest in self.guests}
-
-        def rounds() -> Iterator[GuestSpec]:
-            for turn in count(1):
-                for guest in self.guests:
-                    if turn == 1:
-                        yield guest
-                        continue
-                    name = next(n for n in (f"{guest.name[:28]}-{k}" for k in count(turn)) if n not in taken)
-                    taken.add(name)
-                    yield guest.model_copy(update={"name": name})
-
-        return tuple(islice(rounds(), self.parallel if number is None else number))
 
 
 def load_bench(path: Path) -> Bench:

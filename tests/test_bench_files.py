@@ -99,20 +99,6 @@ def test_a_bench_is_a_value_that_nobody_changes() -> None:
         bench.guests[0].memory = 1
 
 
-def test_guests_are_taken_in_turn_and_no_two_have_one_name(tmp_path: Path) -> None:
-    guests = "guests: [{name: pc}, {name: pc-2, machine: q35}]"
-    bench = load_bench(
-        write(tmp_path / "b.yaml", SMALLEST.replace("guests: [{name: vm0}]", guests) + "parallel: 3\n")
-    )
-
-    five = bench.instances(5)
-
-    assert [guest.machine for guest in five] == ["pc", "q35", "pc", "q35", "pc"]
-    assert [guest.name for guest in five] == ["pc", "pc-2", "pc-3", "pc-2-2", "pc-4"]
-    assert len(bench.instances()) == 3
-    assert bench.instances(1) == bench.guests[:1]
-
-
 def test_the_json_schema_knows_every_key_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_module.main(["schema"]) == 0
 
