@@ -58,7 +58,12 @@ def test_there_is_one_event_client_and_the_next_may_come_when_it_has_left(
 
 def test_commands_and_status_are_for_everyone(service: VmEventService, path: Path) -> None:
     asked: list[object] = []
-    service.on_command("destroy", lambda argument: asked.append(argument) or True)
+
+    def destroy(argument: str | None) -> bool:
+        asked.append(argument)
+        return True
+
+    service.on_command("destroy", destroy)
     service.on_command("blkrescan", lambda argument: False)
     with Client(path) as first, Client(path) as second, Client(path) as third:
         assert first.register() == {"ack": 0}
@@ -148,9 +153,16 @@ def test_pieces_newlines_and_several_commands_in_one_write(service: VmEventServi
         assert [client.receive()["ack"] for _ in range(3)] == [0, -1, 0]
 
 
-def test_a_command_is_carried_out_even_if_its_sender_leaves_at_once(service: VmEventService, path: Path) -> None:
+def test_a_command_is_carried_out_even_if_its_sender_leaves_at_once(
+    service: VmEventService, path: Path
+) -> None:
     asked = threading.Event()
-    service.on_command("destroy", lambda argument: asked.set() or True)
+
+    def destroy(argument: str | None) -> bool:
+        asked.set()
+        return True
+
+    service.on_command("destroy", destroy)
     with Client(path) as client:
         client.send(b'{"command":"destroy"}')
     assert asked.wait(PATIENCE)
@@ -245,7 +257,9 @@ def test_idle_connections_make_room_for_new_ones_and_never_the_event_client(
             other.socket.close()
 
 
-def test_running_out_of_descriptors_turns_connections_away_and_heals(service: VmEventService, path: Path) -> None:
+def test_running_out_of_descriptors_turns_connections_away_and_heals(
+    service: VmEventService, path: Path
+) -> None:
     with Client(path) as client:
         assert client.register() == {"ack": 0}
         # Made first: with the limit down, this process cannot make them either.
@@ -300,5 +314,3 @@ def test_thousands_of_connections_leave_nothing_behind(service: VmEventService, 
         eventually(lambda: service.status()["monitor"]["clients"] == 1, "all to be gone")
         service.send(RtcChange(NOON, 60))
         assert client.receive()["new_time"] == NOON + 60
-
-

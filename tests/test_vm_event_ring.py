@@ -42,15 +42,16 @@ def test_an_empty_ring_has_acrns_header() -> None:
         "00000000"  # flags
         "00000000"  # reserved
         "00000000"  # overrun_cnt
-        "c00f0000"  # size 4032
-        + "00" * 24
+        "c00f0000" + "00" * 24  # size 4032
     )
     assert page[64:] == b"\xee" * 4032
 
 
 def test_an_rtc_element_has_acrns_fields_and_our_stamp_behind_them() -> None:
     packed = ELEMENT.pack(0, -1, 0x1122334455667788, 0x0102030405060708)
-    assert packed == bytes.fromhex("00000000" + "ff" * 8 + "8877665544332211" + "0807060504030201" + "00000000")
+    assert packed == bytes.fromhex(
+        "00000000" + "ff" * 8 + "8877665544332211" + "0807060504030201" + "00000000"
+    )
     assert len(packed) == 32
 
 
@@ -90,10 +91,7 @@ def test_elements_come_out_once_and_in_order_over_any_number_of_rounds(batches: 
             room = min(batch, 125)
             for offset in range(batch):
                 assert ring.put(element(number + offset)) == (offset < room)
-            if batch % 2:
-                taken = ring.drain()
-            else:
-                taken = b"".join(iter(ring.get, None))
+            taken = ring.drain() if batch % 2 else b"".join(iter(ring.get, None))
             assert taken == b"".join(element(number + offset) for offset in range(room))
             number += batch
 
@@ -160,7 +158,10 @@ def test_an_overwriting_ring_is_refused() -> None:
         SharedRing(page)
 
 
-@given(st.lists(st.tuples(st.integers(0, PAGE_SIZE - 1), st.integers(0, 255)), max_size=30), st.binary(max_size=64))
+@given(
+    st.lists(st.tuples(st.integers(0, PAGE_SIZE - 1), st.integers(0, 255)), max_size=30),
+    st.binary(max_size=64),
+)
 @settings(max_examples=300)
 def test_whatever_is_written_into_the_page_a_read_ends_in_elements_or_in_a_ring_error(
     pokes: list[tuple[int, int]], header: bytes
@@ -200,7 +201,10 @@ def test_a_ring_crosses_a_process_boundary() -> None:
         assert ring.descriptor is not None
         subprocess.run(
             [sys.executable, "-c", program, str(ring.descriptor)],
-            pass_fds=[ring.descriptor], check=True, timeout=60, cwd=Path(__file__).parent.parent,
+            pass_fds=[ring.descriptor],
+            check=True,
+            timeout=60,
+            cwd=Path(__file__).parent.parent,
         )
         assert ring.drain() == b"".join(bytes([n]) * 32 for n in range(3))
 

@@ -1,4 +1,4 @@
-"""Properties of the settler over random streams of raw events, against a reading of the rules by the letter."""
+"""The settler over random streams of raw events, against a reading of the rules by the letter."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def test_no_event_is_handed_out_before_its_silence_is_complete_nor_held_after(st
     st.lists(st.tuples(st.floats(0, 3), st.integers(-(10**6), 10**6)), min_size=1, max_size=20),
     st.floats(0, 10**7),
 )
-def test_in_float_seconds_the_deadline_itself_is_late_enough(stream: list[tuple[float, int]], start: float) -> None:
+def test_in_float_seconds_the_deadline_itself_is_late_enough(
+    stream: list[tuple[float, int]], start: float
+) -> None:
     settler = RtcChangeSettler()
     now = start
     total = 0

@@ -161,6 +161,18 @@ def test_set_rtc_keeps_its_turn_whenever_the_ring_is_read(steps: list[tuple[bool
     source.close()
 
 
+def test_what_was_due_before_a_restart_is_still_told_and_what_was_not_dies() -> None:
+    source = dm_source(Tunnel.create())
+    source.send(RtcChange(NOON, 1), 10 * SECOND)
+    source.send(RtcChange(NOON, 2), 12 * SECOND)
+    source.restart(12_900_000_000)
+    source.send(RtcChange(NOON, 4), 12_950_000_000)
+    told = source.collect(20 * SECOND) + all_due(source, 20 * SECOND)
+    assert [event.delta_time for event in told if isinstance(event, SettledRtcChange)] == [1, 4]
+    assert source.status()["settled"] == 2
+    source.close()
+
+
 def test_a_full_ring_is_counted_and_the_next_event_says_so() -> None:
     source = dm_source(Tunnel.create())
     taken = [source.send(RtcChange(NOON, 0), 10 * SECOND) for _ in range(200)]
@@ -244,6 +256,13 @@ def test_attaching_takes_an_eventfd_and_nothing_else_and_leaves_the_callers_alon
 
 def test_the_throttles_window_begins_with_the_event_that_passed() -> None:
     throttle = Throttle(1.0)
-    assert [throttle.admit(1, now) for now in (0.0, 0.5, 0.999, 1.0, 1.5, 2.0)] == [True, False, False, True, False, True]
+    assert [throttle.admit(1, now) for now in (0.0, 0.5, 0.999, 1.0, 1.5, 2.0)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert throttle.admit(2, 2.0)
     assert throttle.dropped == 3

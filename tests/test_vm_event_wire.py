@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ json_objects = st.dictionaries(st.text(), json_values, max_size=4)
 
 def chopped(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:])]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.lists(json_objects, max_size=4), st.sampled_from([None, "\t"]), st.lists(st.integers(0, 10**6)))
@@ -55,7 +56,10 @@ def test_encoding_is_compact_and_a_line() -> None:
         (b'{"a":1}{"b":2}\x00{"c":3}\n', [{"a": 1}, {"b": 2}, {"c": 3}]),
         (b'{"a":"}{\\"]"}', [{"a": '}{"]'}]),
         (b'{"a":"line\nbreak"}', [{"a": "line\nbreak"}]),
-        (b'hello {"a":1} there', [Garbage(b"hello", "no JSON object"), {"a": 1}, Garbage(b"there", "no JSON object")]),
+        (
+            b'hello {"a":1} there',
+            [Garbage(b"hello", "no JSON object"), {"a": 1}, Garbage(b"there", "no JSON object")],
+        ),
         (b"}]", [Garbage(b"}]", "no JSON object")]),
         (b'[{"a":1}]{"b":2}', [Garbage(b'[{"a":1}]', "not a JSON object"), {"b": 2}]),
     ],
@@ -81,7 +85,11 @@ def test_a_backslash_at_the_cut_still_escapes() -> None:
 def test_an_object_that_is_too_long_is_told_once_and_skipped_to_its_end() -> None:
     decoder = Decoder(100)
     long = b'{"a":"' + b"x" * 1000 + b'{"}'
-    told = [thing for piece in chopped(long + b'{"b":2}', list(range(0, 1010, 50))) for thing in decoder.feed(piece)]
+    told = [
+        thing
+        for piece in chopped(long + b'{"b":2}', list(range(0, 1010, 50)))
+        for thing in decoder.feed(piece)
+    ]
     assert len(told) == 2
     assert isinstance(told[0], Garbage) and told[0].reason == "longer than 100 bytes"
     assert told[1] == {"b": 2}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -76,7 +75,7 @@ def open_descriptors() -> set[str]:
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            found.add(f"{entry.name} {os.readlink(entry)}")
+            found.add(f"{entry.name} {entry.readlink()}")
         except FileNotFoundError:
             pass  # the directory listing itself
     return found

@@ -117,6 +117,20 @@ class VmEventService:
         for subscriber in list(self._subscribers):
             subscriber.worker.close()
 
+    def restart(self, *, stamp_ns: int | None = None) -> None:
+        """Begin a new life for the sources, as a full reset of the device model does; connections stay.
+
+        What is pending at `stamp_ns` (default: now) dies, and so does what is known of the guest's RTC. Takes
+        its turn among the events sent from this process: what is sent afterwards belongs to the new life.
+        Counts go on. Raises ServiceError when not running.
+        """
+        moment = _now_ns() if stamp_ns is None else stamp_ns
+        session = self._session
+        if session is None:
+            raise ServiceError(f"{self.vm}: the event service is not running")
+        for source in session.sources.values():
+            source.restart(moment)
+
     def __enter__(self) -> VmEventService:
         return self
 

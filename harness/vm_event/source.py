@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 from .abi import ELEMENT, ELEMENT_SIZE, VmEventType
 from .errors import RingError
@@ -41,6 +41,9 @@ class Source(Protocol):
     def set_rtc(self, rtc: int, stamp_ns: int) -> None:
         """The guest's RTC showed `rtc` at that moment. From any thread."""
 
+    def restart(self, stamp_ns: int) -> None:
+        """Forget what is pending and what is known of the RTC, as of that moment. From any thread."""
+
     @property
     def error(self) -> str | None:
         """Why the source is disabled; None while it works."""
@@ -69,10 +72,11 @@ class TunnelSource:
         self._tunnel = tunnel
         self._stamped = stamped
         self._trusted = trusted
-        self._settler = RtcChangeSettler(window, source=name, vm=vm, per_second=NANOSECONDS)
+        self._window = window
+        self._settler = self._new_settler()
         self._throttle = Throttle(THROTTLE_WINDOW_NS)
-        #: What `set_rtc` said, with the number of elements that were put before it.
-        self._anchors: deque[tuple[int, int, int]] = deque()
+        #: What `set_rtc` and `restart` said, in order.
+        self._turns: deque[_Turn] = deque()
         self._taken = 0
         self._unknown_types: set[int] = set()
         self._error: str | None = None
@@ -96,12 +100,16 @@ class TunnelSource:
             return self._tunnel.put(VmEventType.RTC_CHANGE, event.last_time, event.delta_time, stamp_ns)
         return self._tunnel.put(event, 0, 0, stamp_ns)
 
-    def set_rtc(self, rtc: int, stamp_ns: int | None) -> None:
+    def set_rtc(self, rtc: int, stamp_ns: int) -> None:
         """The guest's RTC showed `rtc` at that moment: takes its turn among what this process sends."""
-        with self._tunnel.lock:
-            moment = time.monotonic_ns() if stamp_ns is None else stamp_ns
-            self._anchors.append((self._tunnel.put_count, rtc, moment))
-            self._tunnel.kick()
+        self._take_turn(rtc, stamp_ns)
+
+    def restart(self, stamp_ns: int) -> None:
+        """Forget what is pending and what is known of the RTC, in turn as `set_rtc`.
+
+        What was due before `stamp_ns` is still told. Counts go on.
+        """
+        self._take_turn(None, stamp_ns)
 
     def collect(self, now_ns: int) -> list[Event]:
         """Read the ring once: whatever comes after this look has its own kick."""
@@ -115,16 +123,19 @@ class TunnelSource:
             self._error = str(error)
             _log.error("%s: source %s is disabled: %s", self._vm, self.name, error)
             return passed
-        while self._anchors:
-            position, rtc, stamp_ns = self._anchors[0]
-            before = (position - self._taken) * ELEMENT_SIZE
+        while self._turns:
+            before = (self._turns[0].position - self._taken) * ELEMENT_SIZE
             if before > len(elements):
                 break
-            self._anchors.popleft()
+            turn = self._turns.popleft()
             if before > 0:
                 self._take(elements[:before], now_ns, passed)
                 elements = elements[before:]
-            self._settler.set_rtc(rtc, stamp_ns)
+            if turn.rtc is not None:
+                self._settler.set_rtc(turn.rtc, turn.stamp_ns)
+            else:
+                passed.extend(self._all_due(turn.stamp_ns))
+                self._settler = self._new_settler()
         self._take(elements, now_ns, passed)
         if refused := self._tunnel.take_overrun():
             # After the elements: a full ring refuses the newest, so what is missing is missing behind them.
@@ -166,6 +177,18 @@ class TunnelSource:
         """Close the tunnel; senders get False from now on."""
         self._tunnel.close()
 
+    def _all_due(self, now_ns: int) -> Iterator[SettledRtcChange]:
+        while (settled := self.expire(now_ns)) is not None:
+            yield settled
+
+    def _new_settler(self) -> RtcChangeSettler:
+        return RtcChangeSettler(self._window, source=self.name, vm=self._vm, per_second=NANOSECONDS)
+
+    def _take_turn(self, rtc: int | None, stamp_ns: int) -> None:
+        with self._tunnel.lock:
+            self._turns.append(_Turn(self._tunnel.put_count, rtc, stamp_ns))
+            self._tunnel.kick()
+
     def _take(self, elements: bytes, now_ns: int, passed: list[Event]) -> None:
         """Hand elements to the settler or the throttle, by type."""
         if not elements:
@@ -198,3 +221,11 @@ class TunnelSource:
             _log.warning(
                 "%s: source %s: events of unknown type %d are skipped", self._vm, self.name, event_type
             )
+
+
+class _Turn(NamedTuple):
+    """Something said between elements: after `position` elements of this process; no `rtc`: a restart."""
+
+    position: int
+    rtc: int | None
+    stamp_ns: int
