@@ -95,6 +95,8 @@ def parameters(verdict: Mapping[str, Any] | Verdict) -> dict[str, str]:
 def describe(verdict: Mapping[str, Any] | Verdict) -> None:
     """Sets title, labels, severity and parameters of the running test. Does nothing without `--alluredir`.
 
+    To be called while the test itself runs: what is said in a fixture is lost (allure-pytest sets the title
+    again after the setup), and what is attached there is filed under the fixture.
     Parameters are excluded from the test's identity: histories and retries go by the item's name.
     """
     import allure
@@ -108,7 +110,7 @@ def describe(verdict: Mapping[str, Any] | Verdict) -> None:
 
 
 def attach(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) -> None:
-    """Attaches the evidence bundle to the running test: one file. Raises as `open_run` does."""
+    """Attaches the bundle, one file, to the running test: see `describe`. Raises as `open_run` does."""
     import allure
 
     name, body, _ = bundle(run_dir, verdict)

@@ -20,7 +20,17 @@ from reports.verdicts import (
     plain,
 )
 
-FIELDS = ("vm_event", "last_time", "new_time", "delta_time", "raw_events", "estimated", "source", "vm")
+FIELDS = (
+    "vm_event",
+    "last_time",
+    "new_time",
+    "delta_time",
+    "raw_events",
+    "estimated",
+    "lost",
+    "source",
+    "vm",
+)
 
 
 def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) -> str:
@@ -105,8 +115,9 @@ def _wanted(v: Verdict, expected: Expected | None, source: str | None) -> dict[s
         "raw_events": expected.raw_events,
         "vm": v.vm,
     }
-    if expected.estimated:
-        wanted["estimated"] = True
+    for flag in ("estimated", "lost"):
+        if getattr(expected, flag):
+            wanted[flag] = True
     if source is not None:
         wanted["source"] = source
     return wanted

@@ -49,7 +49,8 @@ def totals(verdicts: Sequence[Verdict]) -> Totals:
     """Counts over `verdicts`. Restores and background writes count only where something is wrong."""
     everything = verdicts
     verdicts = [v for v in everything if v.role == "update" or v.verdict != PASS]
-    events = [seen for v in verdicts for seen in v.seen]
+    # neighbours that were judged together both name their events: each counts once
+    events = list({(v.vm, seen.t_ns): seen for v in verdicts for seen in v.seen}.values())
     raw = [seen.event.get("raw_events") for seen in events]
     starts = [v.origin_ns for v in verdicts if v.origin_ns is not None]
     ends = [seen.t_ns for seen in events if seen.t_ns is not None]
@@ -135,6 +136,11 @@ def _figures(numbers: Totals) -> list[str]:
         parts.append(f"max {numbers.latencies[-1]:.2f}")
         lines.append(f"after due        {'   '.join(parts)} ms   ({len(numbers.latencies)} events)")
     lines.append(f"raw events       {numbers.raw_events} in {numbers.settled_events} settled events")
+    ambiguous = sum(v.ambiguous for v in numbers.verdicts)
+    if ambiguous:
+        lines.append(
+            f"ambiguous        {ambiguous} (a gap within 50 ms of the window: both readings admitted)"
+        )
     share = numbers.inconclusive_share
     note = "   more than 1 % : an infrastructure error" if share > MOST_INCONCLUSIVE else ""
     lines.append(f"inconclusive     {numbers.count(INCONCLUSIVE)} ({share:.1%}){note}")

@@ -36,7 +36,8 @@ def svg_timeline(verdict: Verdict, window_ns: int = 1_000_000_000) -> str:
     width = xs[-1] + _RIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {_HEIGHT}" width="{width:.0f}" '
-        f'height="{_HEIGHT}" role="img" font-family="sans-serif" font-size="11">',
+        f'height="{_HEIGHT}" role="img" style="max-width:100%;height:auto;min-width:{min(800, width):.0f}px" '
+        'font-family="sans-serif" font-size="11">',
         f"<title>{escape(verdict.item)}: timeline, gaps drawn by their logarithm</title>",
         *_zones(rows, xs),
         f'<line x1="{_LEFT - 20}" y1="{_AXIS}" x2="{width - 30:.0f}" y2="{_AXIS}" stroke="#444"/>',

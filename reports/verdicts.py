@@ -47,6 +47,7 @@ class Expected:
     delta_time: int | None
     raw_events: int | None
     estimated: bool
+    lost: bool
     first_ns: int | None
     last_ns: int | None
     due_ns: int | None
@@ -105,6 +106,7 @@ class Verdict:
     seen: tuple[Seen, ...]
     writes: tuple[RegisterWrite, ...]
     latency_ms: float | None
+    ambiguous: bool
     decided_ns: int | None
 
     @property
@@ -141,6 +143,7 @@ def parse_verdict(raw: Mapping[str, Any] | Verdict) -> Verdict:
         seen=tuple(_seen(s) for s in _items(raw.get("seen")) if isinstance(s, Mapping)),
         writes=tuple(w for w in map(_write, _items(raw.get("writes"))) if w is not None),
         latency_ms=_float(raw.get("latency_ms")),
+        ambiguous=raw.get("ambiguous") is True,
         decided_ns=_int(raw.get("decided_ns")),
     )
 
@@ -195,6 +198,7 @@ def _expected(raw: Mapping[str, Any]) -> Expected:
         delta_time=_int(raw.get("delta_time")),
         raw_events=_int(raw.get("raw_events")),
         estimated=bool(raw.get("estimated")),
+        lost=bool(raw.get("lost")),
         first_ns=_int(raw.get("first_ns")),
         last_ns=_int(raw.get("last_ns")),
         due_ns=_int(raw.get("due_ns")),

@@ -117,6 +117,16 @@ def test_the_summary_counts_by_verdict_and_mode(run: SyntheticRun) -> None:
     assert "took 90.0 s" in told
 
 
+def test_an_event_that_two_verdicts_name_counts_once_and_ambiguity_is_counted(run: SyntheticRun) -> None:
+    first = run.update("a-000", number=0)
+    run.update("a-001", number=1, seen=first["seen"], ambiguous=True)
+
+    told = summary(run.path)
+
+    assert "raw events       7 in 1 settled events" in told
+    assert "ambiguous        1 " in told
+
+
 def test_the_summary_says_where_the_reports_are(run: SyntheticRun) -> None:
     run.update("a-000")
     run.end()
@@ -175,6 +185,17 @@ def test_a_wrong_payload_is_shown_field_by_field(run: SyntheticRun) -> None:
     assert "<--" not in rows["delta_time"]
     assert "new_time is 1 s too high" in told
     assert f"replay:   ./lab qemu --rtc-plan {run.path}/vm0/replay/a-000.yaml" in told
+
+
+def test_an_expected_gap_in_the_chain_is_no_difference_and_a_missing_mark_is(run: SyntheticRun) -> None:
+    verdict = run.update("a-000", verdict="product fault", faults=["payload"])
+    verdict["expected"][0]["lost"] = True
+
+    without = explain(run.path, verdict)
+    verdict["seen"][0]["event"]["lost"] = True
+
+    assert "<-- not in the event" in without
+    assert "<--" not in explain(run.path, verdict)
 
 
 def test_a_missing_event_is_called_missing(run: SyntheticRun) -> None:
