@@ -13,6 +13,7 @@ from harness.devicemodel.model import DeviceModel, Settings
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.qemu.accelerator import choose_accelerator
 from harness.qemu.arguments import Machine
+from harness.vm_event import MonitorError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         record = DeviceModel(settings).run()
     except ConfigurationError as error:
         record = ExitRecord("configuration", "not-started", f"{error.problem}. {error.hint}")
+    except MonitorError as error:
+        record = ExitRecord("configuration", "not-started", f"the event service cannot be had: {error}")
     except (InfrastructureError, OSError) as error:
         record = ExitRecord("infrastructure", "not-started", str(error))
     record.write(settings.exit_record)

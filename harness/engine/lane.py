@@ -37,6 +37,9 @@ WITNESS_GRACE_NS = 5_000_000_000
 WITNESS_LOOK_NS = 5_000_000
 """The trace log is a file of another process: that a line has come can only be looked for."""
 
+CLEAR_NS = 75_000_000
+"""How long after an update is due the next may begin: gaps within 50 ms of the window prove nothing."""
+
 LINGER_NS = 6_000_000_000
 """How long after an update a late or second event is still listened for (the judge's rule 3)."""
 
@@ -333,7 +336,7 @@ def _free_ns(view: ItemView) -> int:
         return view.latest_ns
     if any(event.delta_time == 0 for event in view.expected):
         return view.due_ns + LINGER_NS
-    return view.due_ns
+    return view.due_ns + CLEAR_NS
 
 
 def steps_of(plan: Plan) -> list[Step]:

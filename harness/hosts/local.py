@@ -74,8 +74,8 @@ class LocalProcess:
         except OSError:
             pass
         for step in (None, signal.SIGTERM, signal.SIGKILL):
-            if step is not None and self.exit_status() is None:
-                signal.pidfd_send_signal(self._pidfd, step)
+            if step is not None:
+                self._signal(step)
             if self._wait(deadline.within(max(_SETTLE, deadline.remaining / 2))):
                 break
         self._reader.join(deadline.remaining)
@@ -91,6 +91,12 @@ class LocalProcess:
                 waited=deadline.elapsed,
                 last_lines=self.last_lines,
             )
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            pass  # it has ended meanwhile
 
     def _wait(self, deadline: Deadline) -> bool:
         if self.exit_status() is not None:
