@@ -16,7 +16,6 @@ from harness.guests.console import Console, ConsoleTimeout
 from harness.guests.frames import Answer, Part, decode_parts, encode_command
 
 _FRAME_LINE = re.compile(rb"@<[^\r\n]*[\r\n]")
-_FIRST_PATIENCE = 2.0
 _REST_OF_A_TORN_ANSWER = 0.1
 _TRIES = 100
 
@@ -36,10 +35,14 @@ class AgentRestarted(InfrastructureError):
 
 
 class AgentLink:
-    """One agent at the other end of a console. One command at a time; not for several threads at once."""
+    """One agent at the other end of a console. One command at a time; not for several threads at once.
 
-    def __init__(self, console: Console) -> None:
+    patience: seconds without an answer after which the command is sent again (each time twice as many).
+    """
+
+    def __init__(self, console: Console, *, patience: float = 2.0) -> None:
         self._console = console
+        self._patience = patience
         self._sequence = secrets.randbelow(1 << 30)  # so that an earlier host's last command is never ours
         self._parts: list[Part] = []
 
@@ -61,7 +64,7 @@ class AgentLink:
         self._sequence += 1
         answer = Answer(self._sequence)
         line = encode_command(self._sequence, payload)
-        patience = busy + _FIRST_PATIENCE
+        patience = busy + self._patience
         self._parts.clear()
         for _ in range(_TRIES):
             self._console.send(line, awaited, deadline)

@@ -167,7 +167,7 @@ class Console:
             except OSError as error:
                 raise self._error(InfrastructureError, f"console log: {error}", awaited, started) from error
             if patterns[found] is TIMEOUT:
-                raise self._error(ConsoleTimeout, f"{self.name}: no {awaited}", awaited, started)
+                raise self._error(ConsoleTimeout, f"{self.name}: {awaited} did not come", awaited, started)
             self._stream.unmatched = 0
             match = self._stream.match
             if found == 0 and isinstance(match, re.Match):
@@ -217,12 +217,13 @@ class Console:
             raise self._dead
 
     def _error(self, family: type[_Error], problem: str, awaited: str, started: Deadline) -> _Error:
-        return family(
-            problem, awaited=awaited, waited=started.elapsed, last_lines=self.last_lines, log=self.log_path
-        )
+        return family(problem, awaited=awaited, waited=started.elapsed, last_lines=self.last_lines, log=self.log_path)
 
     def close(self) -> None:
-        """Ends any wait, then closes channel and log. From any thread; idempotent."""
+        """Ends any wait, then closes channel and log. From any thread; idempotent.
+
+        Raises InfrastructureError when the log's last line cannot be written; all is closed even so.
+        """
         with self._closing_once:
             if self._closing:
                 return
@@ -230,7 +231,10 @@ class Console:
             os.write(self._waker, b"x")
             with self._in_use:
                 self._release()
-                self._log.close()
+                try:
+                    self._log.close()
+                except OSError as error:
+                    raise InfrastructureError(f"console log: {error}", log=self.log_path) from error
 
     def _release(self) -> None:
         self._channel.close()

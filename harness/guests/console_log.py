@@ -10,68 +10,64 @@ from pathlib import Path
 
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _LONGEST_LINE = 65536
+_SHOWN_WIDTH = 200
 
 
 class ConsoleLog:
     """Writes `console.log` (`MONOTONIC_NS WALL_CLOCK_UTC TEXT`, a line each) and `console.raw` (as received).
 
-    Stamps are the time of reading the line's first byte. Raises OSError from the constructor and `add` (disk
-    full, no permission).
+    A line's times are those of reading its first byte. Nothing is buffered, so nothing is lost with the
+    harness. Raises OSError from the constructor and from `add` (disk full, no permission).
     """
 
     def __init__(self, path: Path, *, keep: int = 20) -> None:
         self.path = path
-        self._lines = path.open("a", encoding="utf-8")
+        self._lines = path.open("ab", buffering=0)
         try:
-            self._raw = path.with_suffix(".raw").open("ab")
+            self._raw = path.with_suffix(".raw").open("ab", buffering=0)
         except OSError:
             self._lines.close()
             raise
         self._partial = b""
-        self._partial_since = ""
-        self._last: deque[str] = deque(maxlen=keep)
+        self._partial_since = b""
+        self._last: deque[bytes] = deque(maxlen=keep)
 
     @property
     def last_lines(self) -> tuple[str, ...]:
-        """The last lines, the incomplete one included."""
-        partial = (self._text(self._partial),) if self._partial else ()
-        return (*self._last, *partial)
+        """The last lines, each cut to 200 characters, the incomplete one included."""
+        lines = [*self._last, *([self._partial] if self._partial else [])]
+        return tuple(line[:_SHOWN_WIDTH].decode("utf-8", "replace") for line in lines)
 
     @staticmethod
-    def _text(line: bytes) -> str:
-        return line.decode("utf-8", "replace")
-
-    @staticmethod
-    def _stamp() -> str:
+    def _stamp() -> bytes:
         wall = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        return f"{time.monotonic_ns()} {wall}"
+        return f"{time.monotonic_ns()} {wall}".encode()
 
     def add(self, data: bytes) -> None:
         """Records bytes as they were received."""
-        self._raw.write(data)
-        self._raw.flush()
         now = self._stamp()
-        if not self._partial:
-            self._partial_since = now
+        since = self._partial_since if self._partial else now
         *complete, self._partial = _LINE_ENDS.split(self._partial + data)
-        for line in complete:
-            self._write(line)
-            self._partial_since = now
         if len(self._partial) > _LONGEST_LINE:
-            self._write(self._partial)
+            complete.append(self._partial)
             self._partial = b""
-        if complete:
-            self._lines.flush()
-
-    def _write(self, line: bytes) -> None:
-        if line:
-            self._last.append(self._text(line))
-            self._lines.write(f"{self._partial_since} {self._last[-1]}\n")
+        record = []
+        for line in complete:
+            if line:
+                record.append(b"%s %s\n" % (since, line))
+                self._last.append(line)
+            since = now
+        self._partial_since = since
+        self._raw.write(data)
+        if record:
+            self._lines.write(b"".join(record))
 
     def close(self) -> None:
-        """Writes the incomplete line and closes both files. Idempotent."""
-        if not self._lines.closed:
-            self._write(self._partial)
+        """Writes the incomplete line and closes both files. Idempotent. Raises OSError; closed all the same."""
+        try:
+            if self._partial:
+                self._lines.write(b"%s %s\n" % (self._partial_since, self._partial))
+        finally:
             self._partial = b""
             self._lines.close()
             self._raw.close()

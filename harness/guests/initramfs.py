@@ -26,9 +26,7 @@ def pack(files: Mapping[str, bytes]) -> bytes:
         for folder in reversed(pure.parents[:-1]):
             entries.setdefault(str(folder)[1:], (stat.S_IFDIR | 0o755, b""))
         entries[str(pure)[1:]] = (stat.S_IFREG | 0o755, data)
-    members = [
-        _member(number, name, mode, data) for number, (name, (mode, data)) in enumerate(entries.items(), 1)
-    ]
+    members = [_member(number, name, mode, data) for number, (name, (mode, data)) in enumerate(entries.items(), 1)]
     return b"".join([*members, _member(0, _TRAILER, 0, b"")])
 
 

@@ -97,9 +97,7 @@ def static_busybox(cache: Cache, deadline: Deadline) -> bytes:
         apt = Apt(cache.root / "apt", deadline)
         package = apt.find(["busybox-static"])
         if package is None:
-            raise InfrastructureError(
-                "apt knows no busybox-static", hint="install a static /bin/busybox by hand"
-            )
+            raise InfrastructureError("apt knows no busybox-static", hint="install a static /bin/busybox by hand")
         apt.unpack(package, folder)
         binaries = [path for path in folder.rglob("bin/busybox") if path.is_file()]
         if not binaries:
