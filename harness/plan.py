@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 REGISTERS = {"sec": 0x00, "min": 0x02, "hour": 0x04, "day": 0x07, "month": 0x08, "year": 0x09, "century": 0x32}
 """The seven date/time registers by the names that plans use."""
@@ -42,7 +42,7 @@ class SetClock(_Frozen):
     do: Literal["set-clock"] = "set-clock"
     mode: Mode
     value: datetime.datetime
-    order: tuple[Register, ...] = tuple(REGISTERS)  # type: ignore[assignment]
+    order: tuple[Register, ...] = ("sec", "min", "hour", "day", "month", "year", "century")
     pauses: tuple[Annotated[float, Field(ge=0, le=30)], ...] = ()
 
     @field_validator("value")
@@ -180,7 +180,8 @@ def dump_plans(plans: Iterable[Plan], seed: int | None) -> str:
     import yaml
 
     file = PlanFile(version=FORMAT, seed=seed, plans=tuple(plans))
-    return yaml.safe_dump(file.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None, width=110)
+    document = file.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
 
 
 def _registers(value: datetime.datetime) -> dict[str, int]:

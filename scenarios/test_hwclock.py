@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import pytest
+
 from fixtures import plan_sets
 from fixtures.plans import rtc_plans
-from fixtures.types import Verdict, written_registers
+from fixtures.types import Update, written_registers
 
 pytestmark = [pytest.mark.qemu]
 
 
 @rtc_plans(plan_sets.hwclock("pc"))
-def test_hwclock_on_pc(verdict: Verdict) -> None:
+def test_hwclock_on_pc(update: Update) -> None:
     """Linux on pc writes halted and leaves the century alone."""
+    verdict = update.judged()
     assert len(verdict.expected) == 1
     assert 0x32 not in written_registers(verdict)
 
 
 @rtc_plans(plan_sets.hwclock("q35"))
-def test_hwclock_on_q35(verdict: Verdict) -> None:
+def test_hwclock_on_q35(update: Update) -> None:
     """Linux on q35 writes halted, century included."""
+    verdict = update.judged()
     assert len(verdict.expected) == 1
     assert 0x32 in written_registers(verdict)

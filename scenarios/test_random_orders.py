@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import pytest
+
 from fixtures import plan_sets
 from fixtures.plans import rtc_plans
-from fixtures.types import Verdict
+from fixtures.types import Update
 
 pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 
 
 @rtc_plans(plan_sets.random_orders)
-def test_random_order(verdict: Verdict) -> None:
+def test_random_order(update: Update) -> None:
     """Registers written back to back, running or halted."""
+    verdict = update.judged()
     assert len(verdict.expected) == 1, "a random update is one update"
 
 
 @rtc_plans(plan_sets.random_orders_with_pauses)
-def test_random_order_with_pauses(verdict: Verdict) -> None:
+def test_random_order_with_pauses(update: Update) -> None:
     """Registers written with pauses of up to 0.8 s between them.
 
     Where one invalid date follows another nothing is announced, so a pause may become longer than the window.
     """
+    verdict = update.judged()
     assert len(verdict.expected) >= 1

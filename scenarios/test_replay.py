@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+
 from fixtures.plans import rtc_replay
-from fixtures.types import Verdict
+from fixtures.types import Update
 
 pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 
 
 @rtc_replay
-def test_replay(verdict: Verdict) -> None:
+def test_replay(update: Update) -> None:
     """Each plan of the file, in its order; the judge decides as it did the first time."""
+    verdict = update.judged()
     assert verdict.verdict in {"pass", "known vRTC defect"}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from harness.deadline import Deadline
 from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
 from harness.hosts.local import LocalHost, LocalProcess
@@ -169,9 +170,8 @@ def test_qemu_dies_with_a_device_model_that_is_killed(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_although_no_record_can_be_written(tmp_path: Path) -> None:
     with device_model(tmp_path, "--trace-log", "/dev/full", "--exit-record", "/dev/full") as process:
         until(lambda: process.exit_status() is not None, "end of the device model")
-        lines: list[str] = []
-        until(lambda: lines.extend(process.last_lines) or any("exit record:" in line for line in lines), "last words")
-    record = next(found for line in lines if (found := parse_exit_record(line)) is not None)
+        until(lambda: any(parse_exit_record(line) for line in process.last_lines), "last words")
+        record = next(found for line in process.last_lines if (found := parse_exit_record(line)) is not None)
     assert (record.fault, "No space left" in record.problem) == ("infrastructure", True)
 
 

@@ -6,10 +6,11 @@ import calendar
 import itertools
 
 import pytest
-from harness.vm_event import RtcChange
-from harness.vrtc import TIME_REGISTERS, DmVrtc
 from hypothesis import given
 from hypothesis import strategies as st
+
+from harness.vm_event import RtcChange
+from harness.vrtc import TIME_REGISTERS, DmVrtc
 
 A, B, C, D = 0x0A, 0x0B, 0x0C, 0x0D
 HALT, RUN = 0x82, 0x02
@@ -103,7 +104,7 @@ def test_any_order_ends_at_the_date_and_breaks_the_chain_only_at_invalid_dates(
     start: tuple[int, ...], end: tuple[int, ...]
 ) -> None:
     # 720 of the 5,040 orders: those that begin with the century or the second; the judge's tests have them all
-    values = registers(*end)  # type: ignore[arg-type]
+    values = registers(*end)
     for order in itertools.permutations(values):
         if order[0] not in {0x32, 0}:
             continue

@@ -55,6 +55,8 @@ class Outcome:
     attempts: int = 0
     final: bool = False
     due_ns: int = 0
+    told: bool = False
+    """Whether the error has been raised to somebody: the same cause is not told twice."""
 
 
 class Engine:

@@ -31,10 +31,11 @@ class LocalProcess:
         self._callbacks: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._gone = False
+        self._process: subprocess.Popen[bytes]
         self.console, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                self._command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True
+                self._command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, start_new_session=True
             )
         except OSError as error:
             self.console.close()

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.judge.journal import Journal, SeenEvent
-from harness.judge.payload import Payload, differences, is_exact, likeness, payload_of
-from harness.judge.updates import Chronicle, ExpectedEvent, Update
+from harness.judge.payload import likeness
+from harness.judge.readings import Readings
+from harness.judge.updates import Chronicle, ExpectedEvent
 
 FAR_NS = 20_000_000_000
 """How long after its time a payload is still recognised as an update's."""
@@ -51,18 +52,14 @@ class Attribution:
         self,
         chronicle: Chronicle,
         journal: Journal,
-        *,
-        source: str,
-        vm: str,
-        tolerance: int = 0,
+        readings: Readings,
         is_silent: Callable[[int], bool] = lambda t_ns: False,
     ) -> None:
         self._chronicle = chronicle
         self._journal = journal
         self._timing = chronicle.timing
-        self._source, self._vm, self._tolerance = source, vm, tolerance
+        self._readings = readings
         self._is_silent = is_silent
-        self._wanted: dict[int, list[dict[str, object]]] = {}
         self._owner: list[int | None] = []
         self._matches: dict[int, dict[int, Match]] = {}
         self._left_over: list[int] = []
@@ -81,14 +78,6 @@ class Attribution:
         end = bisect_left(self._left_over, bisect_right(times, to_ns))
         return [seen[ordinal] for ordinal in self._left_over[begin:end] if self._owner[ordinal] is None]
 
-    def wanted(self, update: int) -> list[dict[str, object]]:
-        """The payloads an update must bring, in the reading that is in force."""
-        found = self._wanted.get(update)
-        if found is None:
-            events = self._chronicle.updates[update].events
-            found = self._wanted[update] = [payload_of(event, self._source, self._vm) for event in events]
-        return found
-
     def review(self, from_ns: int) -> None:
         """Something else that counts has become known (an item): look again at what is in doubt."""
         if self._review_from_ns is None or from_ns < self._review_from_ns:
@@ -101,7 +90,9 @@ class Attribution:
             return set()
         before = {number: dict(found) for number, found in self._matches_since(from_ns)}
         self._owner += [None] * (len(self._journal.seen) - len(self._owner))
-        touched = self._read_ambiguous(from_ns)
+        touched = self._readings.choose(from_ns)
+        for number in touched:
+            begin = min(begin, bisect_left(self._journal.times, self._chronicle.firsts[number]))
         self._assign_in_time(begin)
         self._assign_left_over(from_ns)
         after = {number: found for number, found in self._matches_since(from_ns)}
@@ -115,7 +106,7 @@ class Attribution:
         begin, starts = len(self._owner), []
         if chronicle.changed_from is not None:
             for number in range(chronicle.changed_from, len(chronicle.updates)):
-                self._wanted.pop(number, None)
+                self._readings.forget(number)
             starts.append(chronicle.firsts[chronicle.changed_from])
             begin = min(begin, bisect_left(journal.times, starts[0]))
             chronicle.changed_from = None
@@ -149,14 +140,6 @@ class Attribution:
         if update is not None and match is not None:
             self._matches.setdefault(update, {})[ordinal] = match
 
-    def _is_exact(self, wanted: dict[str, object], payload: Payload) -> bool:
-        if self._tolerance and "estimated" in wanted:
-            return not differences(wanted, payload, self._tolerance)
-        return is_exact(wanted, payload)
-
-    def _in_time(self, event: ExpectedEvent, t_ns: int) -> bool:
-        return event.due_ns - self._timing.early_ns <= t_ns <= event.latest_ns
-
     def _updates_in_time(self, t_ns: int) -> Iterator[int]:
         """The updates, latest first, within whose time an event at t_ns may be."""
         updates = self._chronicle.updates
@@ -180,8 +163,10 @@ class Attribution:
     def _find_in_time(self, seen: SeenEvent) -> tuple[int, int] | None:
         for number in self._updates_in_time(seen.t_ns):
             events = self._chronicle.updates[number].events
-            for part, wanted in enumerate(self.wanted(number)):
-                if self._in_time(events[part], seen.t_ns) and self._is_exact(wanted, seen.payload):
+            for part, wanted in enumerate(self._readings.wanted(number)):
+                if self._readings.in_time(events[part], seen.t_ns) and self._readings.is_exact(
+                    wanted, seen.payload
+                ):
                     return number, part
         return None
 
@@ -209,7 +194,7 @@ class Attribution:
         end = bisect_right(chronicle.firsts, t_ns + self.reach_ns)
         for number in range(first, end):
             events = chronicle.updates[number].events
-            for part, wanted in enumerate(self.wanted(number)):
+            for part, wanted in enumerate(self._readings.wanted(number)):
                 yield number, part, events[part], wanted
 
     def _has_own(self, number: int, part: int, *, in_time: bool = False) -> bool:
@@ -222,7 +207,7 @@ class Attribution:
     def _find_by_payload(self, seen: SeenEvent) -> tuple[int | None, Match | None]:
         best, best_key = None, (False, 0)
         for number, part, event, wanted in self._candidates(seen.t_ns):
-            if self._is_exact(wanted, seen.payload):
+            if self._readings.is_exact(wanted, seen.payload):
                 key = (not self._has_own(number, part, in_time=True), -abs(seen.t_ns - event.due_ns))
                 if best is None or key > best_key:
                     best, best_key = (number, part), key
@@ -235,7 +220,7 @@ class Attribution:
         best_key: tuple[bool, bool, bool, bool, int, int] | None = None
         for number, part, event, wanted in self._candidates(seen.t_ns):
             like = likeness(wanted, seen.payload)
-            in_time = self._in_time(event, seen.t_ns)
+            in_time = self._readings.in_time(event, seen.t_ns)
             until_ns = event.latest_ns + self._timing.linger_ns + MARGIN_NS
             if like < TELLING and not event.first_ns <= seen.t_ns <= until_ns:
                 continue
@@ -249,46 +234,3 @@ class Attribution:
         if not (told or lacks or in_time) and self._is_silent(seen.t_ns):
             return None, None
         return best
-
-    def _read_ambiguous(self, from_ns: int) -> set[int]:
-        """Chooses again between the readings of updates with a gap close to the window."""
-        changed = set()
-        for number in reversed(self._chronicle.ambiguous):
-            update = self._chronicle.updates[number]
-            if update.latest_ns < from_ns:
-                break
-            events = self._best_reading(update)
-            if events != update.events:
-                update.events = events
-                self._wanted.pop(number, None)
-                changed.add(number)
-        return changed
-
-    def _best_reading(self, update: Update) -> list[ExpectedEvent]:
-        """The reading with the fewest expectations that lack an event of their own, else plain arithmetic's.
-
-        Dynamic programming over the ambiguous gaps: best[n] is the best reading up to the n-th of them.
-        """
-        window_ns, raws = self._timing.window_ns, update.raws
-        ends = [*update.cuts, len(raws)]
-        best: list[tuple[tuple[int, int], list[ExpectedEvent]]] = [((0, 0), [])]
-        for place, end in enumerate(ends):
-            options = []
-            for back in range(place + 1):
-                begin = 0 if back == 0 else ends[back - 1]
-                inner = [cut for cut in update.cuts if begin < cut < end]
-                against = sum(raws[cut].stamp_ns - raws[cut - 1].stamp_ns >= window_ns for cut in inner)
-                if begin:
-                    against += raws[begin].stamp_ns - raws[begin - 1].stamp_ns < window_ns
-                event = update.part(begin, end)
-                (without, doubt), events = best[back]
-                cost = (without + (not self._is_heard(event)), doubt + against)
-                options.append((cost, [*events, event]))
-            best.append(min(options, key=lambda option: option[0]))
-        return best[-1][1]
-
-    def _is_heard(self, event: ExpectedEvent) -> bool:
-        wanted = payload_of(event, self._source, self._vm)
-        first = bisect_left(self._journal.times, event.due_ns - self._timing.early_ns)
-        last = bisect_right(self._journal.times, event.latest_ns)
-        return any(self._is_exact(wanted, self._journal.seen[place].payload) for place in range(first, last))

@@ -8,6 +8,7 @@ from harness.judge.attribution import Attribution
 from harness.judge.docket import SPAN_SLACK_NS
 from harness.judge.evidence import Evidence
 from harness.judge.findings import Case
+from harness.judge.readings import Readings
 from harness.judge.ruling import Judgement
 from harness.judge.verdict import Verdict
 
@@ -25,16 +26,17 @@ class Background:
     def __init__(
         self,
         evidence: Evidence,
+        readings: Readings,
         attribution: Attribution,
         judgement: Judgement,
         unclaimed_ns: int,
-        grace_ns: int,
     ) -> None:
         self._evidence = evidence
         self._chronicle, self._docket = evidence.chronicle, evidence.docket
+        self._readings = readings
         self._attribution = attribution
         self._judgement = judgement
-        self._unclaimed_ns, self._grace_ns = unclaimed_ns, grace_ns
+        self._unclaimed_ns, self._grace_ns = unclaimed_ns, evidence.timing.grace_ns
         self._counted_updates = self._counted_withheld = 0
         self._unclaimed: list[int] = []
         self._unclaimed_withheld: list[int] = []
@@ -109,10 +111,11 @@ class Background:
             return None
         matches = self._attribution.matches(number)
         spans = self._evidence.journal.open_spans
-        if not matches and spans and update.latest_ns < spans[0][0]:
+        unheard_of = not matches and spans and update.latest_ns < spans[0][0]
+        if unheard_of or update.absorbed_by is not None:
             return None
         ruling = self._judgement.rule(
-            update, matches, self._attribution.wanted(number), None if final else now_ns
+            update, matches, self._readings.wanted(number), None if final else now_ns
         )
         if not final and ruling.waiting_until_ns is not None:
             return None

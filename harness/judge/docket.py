@@ -104,9 +104,13 @@ class Docket:
 
     def items_of_update(self, number: int) -> list[Item]:
         """The items with an announcing write in that update."""
-        update = self._chronicle.updates[number]
-        candidates = self.items_of(update.first_ns, update.last_ns)
-        return [item for item in candidates if number in self.updates_of(item)]
+        updates = self._chronicle.updates
+        first_ns = min([updates[number].first_ns, *(event.first_ns for event in updates[number].events)])
+        return [
+            item
+            for item in self.items_of(first_ns, updates[number].last_ns)
+            if any(number in (place, updates[place].absorbed_by) for place in self.updates_of(item))
+        ]
 
     def active_at(self, t_ns: int, grace_ns: int) -> Item | None:
         """The item that was being done at that moment or at most grace_ns before."""

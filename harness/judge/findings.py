@@ -71,7 +71,9 @@ class Case:
                 for access, announced in self.writes
             ),
             latency_ms=round(max(latencies), 3) if latencies else None,
-            ambiguous=any(update.cuts for update in self.updates),
+            ambiguous=any(
+                update.cuts or update.events[0].first_ns < update.first_ns for update in self.updates
+            ),
             extras={} if item is None else item.extras,
             decided_ns=now_ns,
         )

@@ -13,6 +13,7 @@ from harness.judge.background import Background
 from harness.judge.evidence import SOURCE, Evidence
 from harness.judge.findings import Case
 from harness.judge.journal import SeenEvent
+from harness.judge.readings import Readings
 from harness.judge.ruling import Judgement
 from harness.judge.updates import ExpectedEvent, Timing, Update
 from harness.judge.verdict import Verdict
@@ -66,16 +67,12 @@ class GuestJudge:
         self._docket, self._stream = self._evidence.docket, self._evidence.stream
         self._chronicle, self._journal = self._evidence.chronicle, self._evidence.journal
         self._judgement = Judgement(self._timing, self._stream, estimate_tolerance)
-        self._attribution = Attribution(
-            self._chronicle,
-            self._journal,
-            source=SOURCE,
-            vm=self.vm,
-            tolerance=estimate_tolerance,
-            is_silent=self._is_silent,
+        self._readings = Readings(
+            self._chronicle, self._journal, source=SOURCE, vm=self.vm, tolerance=estimate_tolerance
         )
+        self._attribution = Attribution(self._chronicle, self._journal, self._readings, self._is_silent)
         self._background = Background(
-            self._evidence, self._attribution, self._judgement, background_after_ns, self._grace_ns
+            self._evidence, self._readings, self._attribution, self._judgement, background_after_ns
         )
         self._open: dict[str, Item] = {}
         self._dirty: dict[str, Item] = {}
@@ -123,7 +120,7 @@ class GuestJudge:
             return None
         self._assign()
         writes = self._writes(item)
-        numbers = self._docket.updates_of(item)
+        numbers = self._updates_of(item)
         updates = [self._chronicle.updates[number] for number in numbers]
         seen = [match.seen for number in numbers for match in self._attribution.matches(number)]
         return ItemView(
@@ -158,11 +155,6 @@ class GuestJudge:
         self.errors += self._evidence.trust.ripe(now_ns, final=final)
         return decided
 
-    @property
-    def _grace_ns(self) -> int:
-        """For how long after a write its event may come in time."""
-        return self._timing.window_ns + self._timing.late_ns
-
     def _assign(self, *, everything: bool = False) -> None:
         changed = self._attribution.assign(everything=everything)
         for number in changed:
@@ -170,7 +162,7 @@ class GuestJudge:
                 self._dirty[item.item] = item
         self._background.touch(changed)
         for t_ns in self._attribution.new_strays_ns:
-            item_then = self._docket.active_at(t_ns, self._grace_ns)
+            item_then = self._docket.active_at(t_ns, self._timing.grace_ns)
             if item_then is not None:
                 self._dirty[item_then.item] = item_then
         self._attribution.new_strays_ns.clear()
@@ -178,10 +170,16 @@ class GuestJudge:
     def _is_silent(self, t_ns: int) -> bool:
         """Whether at that moment the guest was doing what must cause no event."""
         withheld = self._chronicle.withheld[-64:]
-        if any(event.stamp_ns <= t_ns <= event.stamp_ns + self._grace_ns for event in withheld):
+        if any(event.stamp_ns <= t_ns <= event.stamp_ns + self._timing.grace_ns for event in withheld):
             return True
-        item = self._docket.active_at(t_ns, self._grace_ns)
+        item = self._docket.active_at(t_ns, self._timing.grace_ns)
         return item is not None and not self._docket.updates_of(item)
+
+    def _updates_of(self, item: Item) -> list[int]:
+        """The updates whose events the item answers for, in the reading in force."""
+        updates = self._chronicle.updates
+        found = [(updates[number].absorbed_by, number) for number in self._docket.updates_of(item)]
+        return list(dict.fromkeys(number if absorber is None else absorber for absorber, number in found))
 
     def _writes(self, item: Item) -> list[tuple[Access, bool]]:
         begin, end = self._docket.write_range(item)
@@ -192,14 +190,14 @@ class GuestJudge:
 
     def _ripe_ns(self, item: Item, updates: list[Update]) -> int:
         if not updates:
-            return item.end_ns + self._grace_ns
+            return item.end_ns + self._timing.grace_ns
         withheld = self._docket.withheld_of(item)
         ends_ns = [update.latest_ns for update in updates]
-        return max(ends_ns + [event.stamp_ns + self._grace_ns for event in withheld])
+        return max(ends_ns + [event.stamp_ns + self._timing.grace_ns for event in withheld])
 
     def _judge(self, item: Item, now_ns: int, *, final: bool) -> Verdict | None:
         """The verdict on an item; None while it cannot be told yet."""
-        numbers = self._docket.updates_of(item)
+        numbers = self._updates_of(item)
         updates = [self._chronicle.updates[number] for number in numbers]
         ripe_ns = self._ripe_ns(item, updates)
         if not final and now_ns < ripe_ns and self._stream.journal.listening_at(now_ns):
@@ -215,7 +213,7 @@ class GuestJudge:
             self._judgement.rule(
                 self._chronicle.updates[number],
                 self._attribution.matches(number),
-                self._attribution.wanted(number),
+                self._readings.wanted(number),
                 None if final else now_ns,
             )
             for number in numbers
@@ -242,8 +240,10 @@ class GuestJudge:
         return case.verdict(now_ns)
 
     def _strays_of(self, item: Item) -> list[SeenEvent]:
-        strays = self._attribution.strays(item.start_ns, item.end_ns + self._grace_ns)
-        return [stray for stray in strays if self._docket.active_at(stray.t_ns, self._grace_ns) is item]
+        strays = self._attribution.strays(item.start_ns, item.end_ns + self._timing.grace_ns)
+        return [
+            stray for stray in strays if self._docket.active_at(stray.t_ns, self._timing.grace_ns) is item
+        ]
 
     def _conflict(self, item: Item, writes: list[Access], *, final: bool) -> str | None:
         """The contradiction of agent and witness, recorded once as an infrastructure error (rule 7)."""

@@ -82,16 +82,15 @@ class Stream:
         return any(abs(restart - closed.t_ns) <= 2 * DEATH_NOTICE_NS for restart in self.restarts_ns)
 
     def faulty_incidents(self, now_ns: int | None) -> list[Incident]:
-        """The incidents that are the product's fault, as known at now_ns (None: everything is in)."""
-        return [
-            incident
-            for incident in self.journal.incidents
-            if incident.fault != "closed"
-            or (
-                not self.is_explained(incident)
-                and (now_ns is None or now_ns >= incident.t_ns + DEATH_NOTICE_NS)
-            )
-        ]
+        """The incidents that are the product's fault, as known at now_ns (None: everything is in).
+
+        Half an object at the end of a stream that a death cut off is no garbage.
+        """
+        closed = [incident for incident in self.journal.incidents if incident.fault == "closed"]
+        excused_ns = {incident.t_ns for incident in closed if self.is_explained(incident)}
+        if now_ns is not None:
+            excused_ns |= {incident.t_ns for incident in closed if now_ns < incident.t_ns + DEATH_NOTICE_NS}
+        return [incident for incident in self.journal.incidents if incident.t_ns not in excused_ns]
 
     def heard_until(self, t_ns: int) -> int | None:
         """When the listening that was on at t_ns ended; None while it lasts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.judge.chain import SECOND_NS, Chain
@@ -11,8 +12,9 @@ from harness.judge.witness import Access, ServiceRestart, Started, SystemReset
 AMBIGUOUS_NS = 50_000_000
 """A gap this close to the window may be read as one update or as two: both readings are admitted."""
 
-MOST_AMBIGUOUS_GAPS = 8
-"""In one update; beyond these plain arithmetic decides, lest a guest writing every second costs ever more."""
+MOST_CUTS = 8
+"""So many ambiguous gaps are looked at in a run; beyond them plain arithmetic decides, lest a guest that
+writes every second costs ever more."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Timing:
     early_ns: int = 1_000_000
     late_ns: int = 150_000_000
     linger_ns: int = 6_000_000_000
+
+    @property
+    def grace_ns(self) -> int:
+        """For how long after a write an event for it may come in time."""
+        return self.window_ns + self.late_ns
 
 
 @dataclass(frozen=True)
@@ -101,18 +108,30 @@ def expected_event(
     )
 
 
-class Update:
-    """A run of announcing writes that may make one settled event.
+def event_of(raws: Sequence[RawEvent], timing: Timing) -> ExpectedEvent:
+    """The settled event of any run of announcing writes."""
+    deltas = [raw.delta for raw in raws]
+    delta = None if None in deltas else sum(delta for delta in deltas if delta is not None)
+    estimated, lost = any(raw.estimated for raw in raws), any(raw.lost for raw in raws)
+    return expected_event(raws[0], raws[-1], len(raws), delta, estimated, lost, timing)
 
-    cuts: positions in raws before which the gap is ambiguous, so that the update may be read as several.
+
+class Update:
+    """A run of announcing writes with gaps shorter than the window.
+
+    cuts: positions in raws before which the gap is so close to the window that two updates may be read.
+    doubtful_before: so close to the window is the gap to the update before, that both may be read as one.
+    absorbed_by: the number of the later update that this one is part of, in the reading that is in force.
     ended_by_restart_ns: the service was restarted after these writes.
     events: the expectations in the reading that is in force; the plain one until another explains more.
     """
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: Timing, *, doubtful_before: bool = False) -> None:
         self._timing = timing
         self.raws: list[RawEvent] = []
         self.cuts: list[int] = []
+        self.doubtful_before = doubtful_before
+        self.absorbed_by: int | None = None
         self.ended_by_restart_ns: int | None = None
         self.events: list[ExpectedEvent] = []
         self._delta: int | None = 0
@@ -124,26 +143,12 @@ class Update:
         self._estimated |= raw.estimated
         self._lost |= raw.lost
         self.raws.append(raw)
-        self.events = [
-            expected_event(
-                self.raws[0], raw, len(self.raws), self._delta, self._estimated, self._lost, self._timing
-            )
-        ]
+        self.events = [self.plain()]
 
-    def part(self, begin: int, end: int) -> ExpectedEvent:
-        """The settled event of the announcing writes from begin up to, not including, end."""
-        raws = self.raws[begin:end]
-        deltas = [raw.delta for raw in raws]
-        delta = None if None in deltas else sum(delta for delta in deltas if delta is not None)
-        return expected_event(
-            raws[0],
-            raws[-1],
-            len(raws),
-            delta,
-            any(raw.estimated for raw in raws),
-            any(raw.lost for raw in raws),
-            self._timing,
-        )
+    def plain(self) -> ExpectedEvent:
+        """The one settled event that arithmetic expects."""
+        first, last, count = self.raws[0], self.raws[-1], len(self.raws)
+        return expected_event(first, last, count, self._delta, self._estimated, self._lost, self._timing)
 
     @property
     def first_ns(self) -> int:
@@ -180,7 +185,8 @@ class Chronicle:
     """All that the guest wrote and all that must be heard of it, in the order of the trace.
 
     The lists only grow. Of the updates only the last can still change; `changed_from` is the first
-    update that did since the caller last took note (and set it to None).
+    update that did since the caller last took note (and set it to None). ambiguous: the numbers of the
+    updates that may be read in several ways.
     """
 
     def __init__(self, timing: Timing) -> None:
@@ -268,29 +274,29 @@ class Chronicle:
 
     def _join(self, raw: RawEvent) -> None:
         """Appends to the pending update, or begins one after a window of silence or a restart."""
+        doubtful = False
         if self.updates and self.updates[-1].ended_by_restart_ns is None:
             update = self.updates[-1]
             gap_ns = raw.stamp_ns - update.last_ns
-            admits_both = (
-                abs(gap_ns - self.timing.window_ns) <= AMBIGUOUS_NS and len(update.cuts) < MOST_AMBIGUOUS_GAPS
-            )
-            if admits_both or gap_ns < self.timing.window_ns:
-                if admits_both:
-                    self._cut(update)
+            doubtful = abs(gap_ns - self.timing.window_ns) <= AMBIGUOUS_NS
+            if gap_ns < self.timing.window_ns:
+                if doubtful and len(update.cuts) < MOST_CUTS:
+                    self._note_ambiguous(len(self.updates) - 1)
+                    update.cuts.append(len(update.raws))
                 update.add(raw)
                 self.lasts[-1] = raw.stamp_ns
                 return
-        update = Update(self.timing)
+        if doubtful:
+            self._note_ambiguous(len(self.updates))
+        update = Update(self.timing, doubtful_before=doubtful)
         update.add(raw)
         self.updates.append(update)
         self.firsts.append(raw.stamp_ns)
         self.lasts.append(raw.stamp_ns)
 
-    def _cut(self, update: Update) -> None:
-        number = len(self.updates) - 1
-        if not update.cuts:
+    def _note_ambiguous(self, number: int) -> None:
+        if not self.ambiguous or self.ambiguous[-1] != number:
             self.ambiguous.append(number)
-        update.cuts.append(len(update.raws))
 
     def _note_change(self, number: int) -> None:
         if self.changed_from is None or number < self.changed_from:

@@ -75,6 +75,8 @@ class TunnelSource:
         self._window = window
         self._settler = self._new_settler()
         self._throttle = Throttle(THROTTLE_WINDOW_NS)
+        #: A full ring is told in the log once a second: who fills it must not fill the disk as well.
+        self._complaints = Throttle(NANOSECONDS)
         #: What `set_rtc` and `restart` said, in order.
         self._turns: deque[_Turn] = deque()
         self._taken = 0
@@ -141,9 +143,9 @@ class TunnelSource:
             # After the elements: a full ring refuses the newest, so what is missing is missing behind them.
             self._counts["overrun"] += refused
             self._settler.note_overrun(refused)
-            _log.warning(
-                "%s: source %s: the ring was full, %d events were refused", self._vm, self.name, refused
-            )
+            if self._complaints.admit(0, now_ns):
+                total = self._counts["overrun"]
+                _log.warning("%s: source %s: ring full, %d events refused so far", self._vm, self.name, total)
         return passed
 
     def deadline_ns(self) -> int | None:

@@ -1,0 +1,132 @@
+"""What each update must bring, also where a gap so close to the window admits two readings (rule 1)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from harness.judge.journal import Journal
+from harness.judge.payload import Payload, differences, is_exact, payload_of
+from harness.judge.updates import MOST_CUTS, Chronicle, ExpectedEvent, RawEvent, Update, event_of
+
+
+class Readings:
+    """The reading in force of every update: plain arithmetic's, unless what was heard speaks for another."""
+
+    def __init__(
+        self, chronicle: Chronicle, journal: Journal, *, source: str, vm: str, tolerance: int = 0
+    ) -> None:
+        self._chronicle = chronicle
+        self._journal = journal
+        self._source, self._vm, self._tolerance = source, vm, tolerance
+        self._wanted: dict[int, list[dict[str, object]]] = {}
+
+    def wanted(self, number: int) -> list[dict[str, object]]:
+        """The payloads an update must bring, in the order of its events."""
+        found = self._wanted.get(number)
+        if found is None:
+            events = self._chronicle.updates[number].events
+            found = self._wanted[number] = [payload_of(event, self._source, self._vm) for event in events]
+        return found
+
+    def forget(self, number: int) -> None:
+        """The update has other events now."""
+        self._wanted.pop(number, None)
+
+    def is_exact(self, wanted: dict[str, object], payload: Payload) -> bool:
+        """Whether an object is what must come, but for the tolerance on estimated times."""
+        if self._tolerance and "estimated" in wanted:
+            return not differences(wanted, payload, self._tolerance)
+        return is_exact(wanted, payload)
+
+    def in_time(self, event: ExpectedEvent, t_ns: int) -> bool:
+        """Whether t_ns is neither early nor late."""
+        return event.due_ns - self._chronicle.timing.early_ns <= t_ns <= event.latest_ns
+
+    def choose(self, from_ns: int) -> set[int]:
+        """Chooses anew where something is new since from_ns; returns the updates now read otherwise."""
+        updates, doubtful = self._chronicle.updates, self._chronicle.ambiguous
+        place = len(doubtful)
+        while place and updates[doubtful[place - 1]].latest_ns >= from_ns:
+            place -= 1
+        changed: set[int] = set()
+        for number in doubtful[place:]:
+            changed |= self._choose(number)
+        return changed
+
+    def _choose(self, number: int) -> set[int]:
+        run = self._doubtful_run(number)
+        before = [self._state(place) for place in run]
+        for place in run:
+            if self._chronicle.updates[place].absorbed_by == number:
+                self._read_alone(place)
+        self._read_alone(number)
+        if not self._is_heard(number):
+            self._try_to_absorb(run)
+        changed = {place for place, state in zip(run, before, strict=True) if self._state(place) != state}
+        for place in changed:
+            self.forget(place)
+        return changed
+
+    def _state(self, number: int) -> tuple[int | None, list[ExpectedEvent]]:
+        update = self._chronicle.updates[number]
+        return update.absorbed_by, update.events
+
+    def _doubtful_run(self, number: int) -> range:
+        """The update and those before it that doubtful gaps join to it."""
+        first = number
+        while self._chronicle.updates[first].doubtful_before and number - first < MOST_CUTS:
+            first -= 1
+        return range(first, number + 1)
+
+    def _read_alone(self, number: int) -> None:
+        update = self._chronicle.updates[number]
+        update.absorbed_by = None
+        update.events = self._best_cut(update) if update.cuts else [update.plain()]
+
+    def _try_to_absorb(self, run: range) -> None:
+        """Reads the last of the run as one with those before it, if that and only that was heard."""
+        last = self._chronicle.updates[run[-1]]
+        raws: list[RawEvent] = last.raws
+        for first in reversed(run[:-1]):
+            update = self._chronicle.updates[first]
+            if update.absorbed_by is not None or self._is_heard(first):
+                return
+            raws = update.raws + raws
+            merged = event_of(raws, self._chronicle.timing)
+            if self._heard(merged):
+                last.events = [merged]
+                for number in range(first, run[-1]):
+                    self._chronicle.updates[number].events = []
+                    self._chronicle.updates[number].absorbed_by = run[-1]
+                return
+
+    def _best_cut(self, update: Update) -> list[ExpectedEvent]:
+        """The reading with the fewest events unheard, then with the fewest cuts.
+
+        Dynamic programming over the ambiguous gaps: best[n] is the best reading up to the n-th of them.
+        """
+        ends = [*update.cuts, len(update.raws)]
+        best: list[tuple[tuple[int, int], list[ExpectedEvent]]] = [((0, 0), [])]
+        for place, end in enumerate(ends):
+            options = []
+            for back in range(place + 1):
+                event = event_of(
+                    update.raws[0 if back == 0 else ends[back - 1] : end], self._chronicle.timing
+                )
+                (unheard, cuts), events = best[back]
+                options.append(((unheard + (not self._heard(event)), cuts + 1), [*events, event]))
+            best.append(min(options, key=lambda option: option[0]))
+        return best[-1][1]
+
+    def _is_heard(self, number: int) -> bool:
+        return any(self._heard(event) for event in self._chronicle.updates[number].events)
+
+    def _heard(self, event: ExpectedEvent) -> bool:
+        """Whether exactly this event came in time."""
+        times = self._journal.times
+        first = bisect_left(times, event.due_ns - self._chronicle.timing.early_ns)
+        end = bisect_right(times, event.latest_ns)
+        if first == end:
+            return False
+        wanted = payload_of(event, self._source, self._vm)
+        return any(self.is_exact(wanted, self._journal.seen[place].payload) for place in range(first, end))
