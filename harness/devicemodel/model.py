@@ -210,7 +210,7 @@ class DeviceModel:
         self._vrtc.reset(now)
         if full:
             self._log.record("service-restart", stamp)
-            self._service.restart()
+            self._service.restart(stamp_ns=stamp)
         self._service.set_rtc(now, stamp_ns=stamp)
 
     def _destroy(self, argument: str | None) -> bool:
