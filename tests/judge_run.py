@@ -1,9 +1,10 @@
-"""Writes synthetic run directories for the judge's tests: the files as device model, listener and engine do."""
+"""Writes synthetic run directories for the judge's tests, as device model, listener and engine do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,21 @@ class RunWriter:
     def __post_init__(self) -> None:
         self.dir = self.run / self.vm
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._index: int | None = None
+        self._kept: dict[str, list[str]] | None = None
+
+    @contextlib.contextmanager
+    def buffered(self) -> Iterator[None]:
+        """Within it nothing is written; at its end everything at once."""
+        self._kept = {}
+        yield
+        kept, self._kept = self._kept, None
+        for name, texts in kept.items():
+            self.append(name, "".join(texts))
 
     def append(self, name: str, text: str) -> None:
+        if self._kept is not None:
+            self._kept.setdefault(name, []).append(text)
+            return
         with (self.dir / name).open("a", encoding="utf-8") as out:
             out.write(text)
 
@@ -44,9 +57,7 @@ class RunWriter:
         defaults = {"format": 1, "vm": self.vm, "vrtc": "dm", "window_ns": SECOND}
         self.record("start", stamp_ns, rtc_time=rtc_time, **{**defaults, **fields})
 
-    def trace(
-        self, stamp_ns: int, text: str, *, lag_ns: int | None = None, wall_ns: int | None = None
-    ) -> None:
+    def trace(self, stamp_ns: int, text: str, *, lag_ns: int | None = None, wall_ns: int | None = None) -> None:
         wall_us = ((stamp_ns + WALL0) if wall_ns is None else wall_ns) // 1_000
         arrival_ns = stamp_ns + (self.lag_ns if lag_ns is None else lag_ns)
         stamp = f"{wall_us // 1_000_000}.{wall_us % 1_000_000:06d}"
@@ -67,9 +78,7 @@ class RunWriter:
     def event(self, t_ns: int, payload: Any) -> None:
         self.journal("object", t_ns=t_ns, event=payload)
 
-    def item(
-        self, name: str, start_ns: int, end_ns: int, writes: Iterable[Write] | None, **fields: Any
-    ) -> None:
+    def item(self, name: str, start_ns: int, end_ns: int, writes: Iterable[Write] | None, **fields: Any) -> None:
         line = {
             "item": name,
             "role": "update",
