@@ -45,7 +45,10 @@ def end(binary: Path) -> Iterator[socket.socket]:
     with ours:
         with theirs:
             process = subprocess.Popen(
-                [binary], stdin=theirs, stdout=theirs, user=NOBODY if os.geteuid() == 0 else None
+                [str(binary)],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                user=NOBODY if os.geteuid() == 0 else os.geteuid(),
             )
         try:
             yield ours

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,13 @@ def test_a_damaged_entry_is_not_used_but_built_again(tmp_path: Path, harm: str) 
     cache = Cache(tmp_path)
     folder = cache.get("kind", "key", build, Deadline(20))
     manifest = folder / "complete.json"
-    {
+    harms: dict[str, Callable[[], object]] = {
         "cut": lambda: os.truncate(folder / "file", 3),
         "missing": (folder / "file").unlink,
         "no manifest": manifest.unlink,
         "bad manifest": lambda: manifest.write_text("[1]"),
-    }[harm]()
+    }
+    harms[harm]()
     assert cache.find("kind", "key") is None
     assert (cache.get("kind", "key", build, Deadline(20)) / "file").read_text() == "contents"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.guests.frames import MAX_PAYLOAD, Answer, Part, decode_parts, encode_command, encode_part
@@ -13,6 +13,7 @@ PARTS = st.builds(Part, st.integers(0, 1 << 40), st.integers(1, 999), st.integer
 NOISE = st.binary(max_size=40).filter(lambda data: b"@" not in data and b"\n" not in data and b"\r" not in data)
 
 
+@settings(deadline=None)
 @given(PARTS, NOISE, NOISE)
 def test_a_frame_is_found_between_whatever_the_kernel_printed_on_the_same_line(
     part: Part, before: bytes, after: bytes
@@ -21,12 +22,14 @@ def test_a_frame_is_found_between_whatever_the_kernel_printed_on_the_same_line(
     assert decode_parts(line) == ([part], False)
 
 
+@settings(deadline=None)
 @given(st.lists(PARTS, min_size=2, max_size=4))
 def test_frames_whose_line_ends_were_lost_are_still_told_apart(parts: list[Part]) -> None:
     line = b"".join(encode_part(part).strip() for part in parts)
     assert decode_parts(line) == (parts, False)
 
 
+@settings(deadline=None)
 @given(PARTS, st.data())
 def test_one_altered_byte_never_yields_another_frame(part: Part, data: st.DataObject) -> None:
     frame = bytearray(encode_part(part).strip())
@@ -37,6 +40,7 @@ def test_one_altered_byte_never_yields_another_frame(part: Part, data: st.DataOb
     assert damaged == (b"@<" in frame)
 
 
+@settings(deadline=None)
 @given(PARTS, NOISE.filter(bool), st.data())
 def test_noise_in_the_middle_of_a_frame_is_damage(part: Part, noise: bytes, data: st.DataObject) -> None:
     frame = encode_part(part).strip()
@@ -45,6 +49,7 @@ def test_noise_in_the_middle_of_a_frame_is_damage(part: Part, noise: bytes, data
     assert (parts, damaged) == ([], True)
 
 
+@settings(deadline=None)
 @given(st.lists(PAYLOADS, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_an_answer_is_whole_with_its_last_missing_part_in_any_order(payloads: list[str], random: object) -> None:
     parts = [Part(7, number, len(payloads), payload) for number, payload in enumerate(payloads, 1)]

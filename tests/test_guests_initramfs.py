@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.guests.initramfs import join, pack
@@ -33,6 +33,7 @@ def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
         at = data_at + size + 3 & ~3
 
 
+@settings(deadline=None)
 @given(st.dictionaries(PATHS, st.binary(max_size=50), max_size=6))
 def test_files_come_back_with_their_folders_before_them(files: dict[str, bytes]) -> None:
     files = {path: data for path, data in files.items() if not any(p.startswith(f"{path}/") for p in files)}
@@ -55,6 +56,7 @@ def test_a_path_that_is_no_absolute_path_of_a_file_is_refused(path: str) -> None
         pack({path: b""})
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=9))
 def test_a_joined_archive_begins_where_the_kernel_looks_for_it(first: bytes) -> None:
     second = pack({"/a": b"1"})

@@ -87,7 +87,7 @@ def test_a_guest_that_starts_anew_in_mid_command_is_told_at_once(tmp_path: Path)
 def test_an_agent_that_never_answers_well_ends_the_request(tmp_path: Path) -> None:
     with console_pair(tmp_path) as (console, end):
         PythonAgent(end, spoil_out=lambda line: line.replace(b"*", b"x")).start()
-        with pytest.raises(InfrastructureError, match="damaged|did not come"):
+        with pytest.raises(InfrastructureError, match=r"damaged|did not come"):
             AgentLink(console, patience=0.001).request("run w0001", Deadline(0.5))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import subprocess
@@ -137,7 +138,7 @@ def test_pauses_are_made_in_the_guest_and_never_too_short(pc: Machine) -> None:
     steps = [step for pause in pauses for step in (Write(0, 1), Pause(pause))]
     report = pc.guest.run("item", [*steps, Write(0, 2)], Deadline(PATIENCE))
     stamps = [stamp for _, _, stamp in report.writes]
-    gaps = [(later - earlier) / 1e9 for earlier, later in zip(stamps, stamps[1:], strict=False)]
+    gaps = [(later - earlier) / 1e9 for earlier, later in itertools.pairwise(stamps)]
     assert all(gap >= pause for gap, pause in zip(gaps, pauses, strict=True))
     assert (report.end_ns - report.start_ns) / 1e9 >= sum(pauses)
 

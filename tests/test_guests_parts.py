@@ -171,6 +171,7 @@ def test_the_users_own_kernel_and_initrd_are_used_and_need_no_apt(tmp_path: Path
 @pytest.mark.parametrize("what", ["kernel", "initrd"])
 def test_a_file_of_the_users_that_is_not_there_is_a_configuration_error(tmp_path: Path, what: str) -> None:
     (tmp_path / "there").write_bytes(b"x")
-    files = {"kernel": tmp_path / "there", "initrd": tmp_path / "there", what: tmp_path / "missing"}
+    there, missing = tmp_path / "there", tmp_path / "missing"
+    spec = ImageSpec(missing, there) if what == "kernel" else ImageSpec(there, missing)
     with pytest.raises(ConfigurationError, match=f"{what} .*missing"):
-        prepare_image(ImageSpec(**files), tmp_path / "cache", Deadline(60))
+        prepare_image(spec, tmp_path / "cache", Deadline(60))

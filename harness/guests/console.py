@@ -32,7 +32,7 @@ DEATH_PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
 """What a Linux console says when the guest is dead or as good as dead; each takes its whole line."""
 
 _Error = TypeVar("_Error", bound=InfrastructureError)
-_FLOOD = 8 << 20
+_FLOOD = 4 << 20
 _POLL_IN = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -97,7 +97,7 @@ class _Stream(_Spawn):
         self.log.add(data)
         self.unmatched += len(data)
         if self.unmatched > _FLOOD:
-            raise InfrastructureError("the console is flooded: nothing awaited in its last 8 MiB")
+            raise InfrastructureError("the console is flooded: nothing awaited in its last 4 MiB")
         return data
 
 
