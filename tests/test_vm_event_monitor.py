@@ -44,9 +44,7 @@ def test_the_event_client_gets_events_as_acrn_words_them(service: VmEventService
         )
 
 
-def test_there_is_one_event_client_and_the_next_may_come_when_it_has_left(
-    service: VmEventService, path: Path
-) -> None:
+def test_there_is_one_event_client_and_the_next_may_come_when_it_has_left(service: VmEventService, path: Path) -> None:
     with Client(path) as second:
         with Client(path) as first:
             assert first.register() == {"ack": 0}
@@ -134,9 +132,7 @@ def test_bad_input_is_answered_by_minus_one_and_the_connection_lives_on(
 
 @given(st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_bytes_from_one_client_reach_another(
-    service: VmEventService, path: Path, pieces: list[bytes]
-) -> None:
+def test_no_bytes_from_one_client_reach_another(service: VmEventService, path: Path, pieces: list[bytes]) -> None:
     with Client(path) as bad, Client(path) as good:
         for piece in pieces:
             bad.send(piece)
@@ -153,9 +149,7 @@ def test_pieces_newlines_and_several_commands_in_one_write(service: VmEventServi
         assert [client.receive()["ack"] for _ in range(3)] == [0, -1, 0]
 
 
-def test_a_command_is_carried_out_even_if_its_sender_leaves_at_once(
-    service: VmEventService, path: Path
-) -> None:
+def test_a_command_is_carried_out_even_if_its_sender_leaves_at_once(service: VmEventService, path: Path) -> None:
     asked = threading.Event()
 
     def destroy(argument: str | None) -> bool:
@@ -185,9 +179,7 @@ def test_a_client_that_has_said_all_it_will_still_gets_its_answers_and_events(
     eventually(lambda: service.status()["monitor"]["clients"] == 0, "both to be gone")
 
 
-def test_an_event_client_that_does_not_read_is_disconnected_and_counted(
-    service: VmEventService, path: Path
-) -> None:
+def test_an_event_client_that_does_not_read_is_disconnected_and_counted(service: VmEventService, path: Path) -> None:
     with Client(path) as stalled, Client(path) as other:
         assert stalled.register() == {"ack": 0}
 
@@ -257,9 +249,7 @@ def test_idle_connections_make_room_for_new_ones_and_never_the_event_client(
             other.socket.close()
 
 
-def test_running_out_of_descriptors_turns_connections_away_and_heals(
-    service: VmEventService, path: Path
-) -> None:
+def test_running_out_of_descriptors_turns_connections_away_and_heals(service: VmEventService, path: Path) -> None:
     with Client(path) as client:
         assert client.register() == {"ack": 0}
         # Made first: with the limit down, this process cannot make them either.

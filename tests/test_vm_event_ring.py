@@ -49,9 +49,7 @@ def test_an_empty_ring_has_acrns_header() -> None:
 
 def test_an_rtc_element_has_acrns_fields_and_our_stamp_behind_them() -> None:
     packed = ELEMENT.pack(0, -1, 0x1122334455667788, 0x0102030405060708)
-    assert packed == bytes.fromhex(
-        "00000000" + "ff" * 8 + "8877665544332211" + "0807060504030201" + "00000000"
-    )
+    assert packed == bytes.fromhex("00000000" + "ff" * 8 + "8877665544332211" + "0807060504030201" + "00000000")
     assert len(packed) == 32
 
 

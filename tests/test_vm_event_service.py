@@ -233,7 +233,7 @@ def test_stop_may_come_from_every_thread_at_once(path: Path) -> None:
             assert not service.running
 
 
-def test_stop_may_come_from_its_own_callbacks(path: Path) -> None:
+def test_stop_may_come_from_its_own_callbacks(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def stop_first(argument: str | None) -> bool:
         service.stop()
         return True
@@ -252,6 +252,7 @@ def test_stop_may_come_from_its_own_callbacks(path: Path) -> None:
             client.send(b'{"command":"destroy"}')
             assert client.receive() is None
         service.stop()
+    assert caplog.records == []
 
 
 def test_a_subscriber_that_is_slow_or_fails_delays_nobody(path: Path) -> None:
@@ -360,6 +361,21 @@ def test_a_ring_filled_by_another_process_settles_as_its_own_source(path: Path, 
         assert event.new_time == NOON + 420
         assert service.status()["sources"]["hv"]["raw"] == 7
         assert service.status()["sources"]["dm"]["raw"] == 0
+    os.close(kick)
+
+
+def test_elements_without_a_kick_are_found_when_an_update_is_due() -> None:
+    kick = os.eventfd(0)
+    with SharedRing.create(shared=True) as ring, VmEventService(window=0.2, dm=False) as service:
+        assert ring.descriptor is not None
+        service.add_ring("hv", ring.descriptor, kick)
+        heard = Heard(service)
+        service.start()
+        ring.put(ELEMENT.pack(0, NOON, 5, 0))
+        os.eventfd_write(kick, 1)
+        eventually(lambda: service.status()["raw"] == 1, "the first element")
+        ring.put(ELEMENT.pack(0, NOON + 5, 7, 0))
+        assert [heard.next().delta_time, heard.next().delta_time] == [5, 7]
     os.close(kick)
 
 

@@ -29,9 +29,7 @@ TRAPS = [
 
 def fields(text: str) -> tuple[Fields, int]:
     at = datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
-    return (at.second, at.minute, at.hour, at.day, at.month, at.year % 100, at.year // 100), timegm(
-        at.timetuple()
-    )
+    return (at.second, at.minute, at.hour, at.day, at.month, at.year % 100, at.year // 100), timegm(at.timetuple())
 
 
 def seconds(registers: Sequence[int]) -> int | None:

@@ -41,9 +41,7 @@ moments = st.builds(
 streams = st.tuples(st.integers(0, 10**15), st.booleans(), st.lists(moments, max_size=25))
 
 
-def by_the_letter(
-    events: list[tuple[int, RtcChange]], knowledge: list[tuple[int, int, int]]
-) -> list[SettledRtcChange]:
+def by_the_letter(events: list[tuple[int, RtcChange]], knowledge: list[tuple[int, int, int]]) -> list[SettledRtcChange]:
     """Settled events, worked out backwards from the whole stream: groups first, then links.
 
     `knowledge`: (events before it, moment, rtc) of each set_rtc.
@@ -142,9 +140,7 @@ def test_no_event_is_handed_out_before_its_silence_is_complete_nor_held_after(st
     st.lists(st.tuples(st.floats(0, 3), st.integers(-(10**6), 10**6)), min_size=1, max_size=20),
     st.floats(0, 10**7),
 )
-def test_in_float_seconds_the_deadline_itself_is_late_enough(
-    stream: list[tuple[float, int]], start: float
-) -> None:
+def test_in_float_seconds_the_deadline_itself_is_late_enough(stream: list[tuple[float, int]], start: float) -> None:
     settler = RtcChangeSettler()
     now = start
     total = 0

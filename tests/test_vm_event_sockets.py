@@ -100,9 +100,7 @@ def test_paths_longer_than_sun_path_work(tmp_path: Path, length: int) -> None:
 
 
 def leave_a_dead_socket_at_any_length(path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from harness.vm_event.sockets import ListeningSocket as L; "
-    )
+    program = "import sys; from pathlib import Path; from harness.vm_event.sockets import ListeningSocket as L; "
     program += "import os; L(Path(sys.argv[1])); os._exit(0)"
     root = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60, cwd=root)

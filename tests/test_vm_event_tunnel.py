@@ -173,6 +173,16 @@ def test_what_was_due_before_a_restart_is_still_told_and_what_was_not_dies() -> 
     source.close()
 
 
+def test_a_restart_ends_what_is_pending_even_if_nothing_is_sent_after_it() -> None:
+    source = dm_source(Tunnel.create())
+    source.send(RtcChange(NOON, 1), 10 * SECOND)
+    source.restart(10 * SECOND)
+    source.collect(10 * SECOND)
+    assert source.deadline_ns() is None
+    assert all_due(source, 99 * SECOND) == []
+    source.close()
+
+
 def test_a_full_ring_is_counted_and_the_next_event_says_so() -> None:
     source = dm_source(Tunnel.create())
     taken = [source.send(RtcChange(NOON, 0), 10 * SECOND) for _ in range(200)]

@@ -85,11 +85,7 @@ def test_a_backslash_at_the_cut_still_escapes() -> None:
 def test_an_object_that_is_too_long_is_told_once_and_skipped_to_its_end() -> None:
     decoder = Decoder(100)
     long = b'{"a":"' + b"x" * 1000 + b'{"}'
-    told = [
-        thing
-        for piece in chopped(long + b'{"b":2}', list(range(0, 1010, 50)))
-        for thing in decoder.feed(piece)
-    ]
+    told = [thing for piece in chopped(long + b'{"b":2}', list(range(0, 1010, 50))) for thing in decoder.feed(piece)]
     assert len(told) == 2
     assert isinstance(told[0], Garbage) and told[0].reason == "longer than 100 bytes"
     assert told[1] == {"b": 2}

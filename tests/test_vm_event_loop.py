@@ -1,0 +1,98 @@
+"""The loop: on time, woken by any thread, and never telling a descriptor what was meant for its predecessor."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.vm_event import loop as loop_module
+from harness.vm_event.loop import Loop
+from tests.vm_event_support import SECOND, nothing_left_open
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with nothing_left_open():
+        loop = Loop()
+        yield loop
+        loop.close()
+        loop.close()
+
+
+def kicked() -> int:
+    return os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+
+@pytest.mark.parametrize("largest", [1024, 0], ids=["select", "beyond select's descriptors"])
+def test_a_wait_ends_with_its_deadline_and_not_before(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    monkeypatch.setattr(loop_module, "FD_SETSIZE", largest)
+    deadline = time.monotonic_ns() + 5_700_000
+    while time.monotonic_ns() < deadline:
+        assert loop.wait(deadline) == []
+    assert loop.wait(deadline) == [], "a deadline that has passed does not wait"
+
+
+def test_any_thread_ends_a_wait(loop: Loop) -> None:
+    called = []
+    thread = threading.Thread(target=lambda: loop.post(lambda: called.append(threading.current_thread())))
+    thread.start()
+    while not called:
+        loop.dispatch(loop.wait(None))
+    thread.join()
+    assert called == [threading.current_thread()]
+    assert loop.wait(time.monotonic_ns()) == [], "the wake-up was taken back"
+
+
+def test_a_closed_loop_is_woken_in_vain() -> None:
+    loop = Loop()
+    loop.close()
+    loop.wake()
+
+
+def test_what_was_to_be_told_to_a_removed_descriptor_is_not_told_to_its_successor(loop: Loop) -> None:
+    first, second = kicked(), kicked()
+    told: list[str] = []
+
+    def replace_the_other(gone: int) -> None:
+        loop.remove(gone)
+        os.close(gone)
+        assert kicked() == gone, "the lowest free number is taken again"
+        loop.add(gone, select.EPOLLIN, lambda events: told.append("successor"))
+
+    loop.add(first, select.EPOLLIN, lambda events: replace_the_other(second))
+    loop.add(second, select.EPOLLIN, lambda events: replace_the_other(first))
+    loop.dispatch(loop.wait(time.monotonic_ns() + 10 * SECOND))
+    assert told == []
+    for descriptor in (first, second):
+        loop.remove(descriptor)
+        os.close(descriptor)
+
+
+def test_a_handler_that_fails_is_told_in_the_log_and_no_longer_called(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = kicked(), kicked()
+    told: list[str] = []
+
+    def fail(events: int) -> None:
+        told.append("bad")
+        raise RuntimeError("a bug")
+
+    loop.add(bad, select.EPOLLIN, fail)
+    loop.add(good, select.EPOLLIN, lambda events: told.append("good"))
+    for _ in range(3):
+        loop.dispatch(loop.wait(None))
+    assert told.count("bad") == 1
+    assert told.count("good") == 3
+    assert "a bug" in caplog.text
+    loop.modify(bad, select.EPOLLOUT)
+    loop.remove(bad)
+    for descriptor in (bad, good):
+        os.close(descriptor)
