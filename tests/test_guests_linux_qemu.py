@@ -183,6 +183,13 @@ def test_an_unacceptable_item_is_refused_whole(pc: Machine, words: tuple[str, ..
     assert pc.register_writes() == before
 
 
+@pytest.mark.parametrize("words", [(), ("noon",), ("12x",)])
+def test_a_system_time_that_is_none_is_refused(pc: Machine, words: tuple[str, ...]) -> None:
+    with pytest.raises(AgentRefused) as caught:
+        pc.guest.command("clock", Deadline(PATIENCE), *words)
+    assert caught.value.reason == "clock"
+
+
 def test_another_guests_nonce_is_refused(pc: Machine) -> None:
     before = pc.register_writes()
     stranger = LinuxGuest(pc.console, nonce="fedcba9876543210", hypervisor=[QEMU_TCG])

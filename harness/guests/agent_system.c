@@ -139,10 +139,11 @@ void run_hwclock(char *words)
 /* "SECONDS": sets the system clock (not the RTC), so that hwclock writes something known. */
 void set_clock(char *words)
 {
-	struct timespec t = { words ? atoll(words) : -1, 0 };
+	char *end = words;
+	struct timespec t = { words ? strtoll(words, &end, 10) : 0, 0 };
 
-	if (t.tv_sec < 0 || clock_settime(CLOCK_REALTIME, &t))
-		say("no clock %s", strerror(errno));
+	if (end == words || *end || clock_settime(CLOCK_REALTIME, &t))
+		say("no clock cannot be set to '%.20s'", words ? words : "");
 	else
 		say("ok");
 }
