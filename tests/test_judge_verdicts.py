@@ -348,6 +348,19 @@ def test_a_stream_closed_while_the_device_model_lives(run: RunWriter) -> None:
     assert (verdicts["c"].verdict, verdicts["c"].faults) == (INCONCLUSIVE, ())
 
 
+def test_a_close_after_the_verdict_revises_it_once_no_death_explains_it(run: RunWriter) -> None:
+    hour_on(run)
+    run.event(DUE + MS, HOUR_ON)
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    assert [verdict.verdict for verdict in judge.decide(DUE + SECOND)] == [PASS]
+    run.journal("closed", t_ns=DUE + 20 * SECOND, reason="EOF")
+    judge.refresh()
+    assert judge.decide(DUE + 21 * SECOND - 1) == []
+    (verdict,) = judge.decide(DUE + 21 * SECOND)
+    assert (verdict.revision, verdict.faults) == (2, ("closed",))
+
+
 @pytest.mark.parametrize("how", ["exit record", "trace"])
 def test_the_death_of_the_device_model_is_nobodys_fault_and_told_at_once(run: RunWriter, how: str) -> None:
     hour_on(run, "a")

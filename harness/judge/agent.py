@@ -68,9 +68,7 @@ def disagreement(item: Item, witnessed: Sequence[Access], *, final: bool) -> str
     may_differ = not item.ok or len(seen) == len(reported) or (lacks_some and not final)
     if may_differ and reported[:common] == seen[:common]:
         return None
-    return (
-        f"agent and witness disagree: the agent reports {_listed(reported)}, the trace holds {_listed(seen)}"
-    )
+    return f"agent and witness disagree: the agent reports {_listed(reported)}, the trace holds {_listed(seen)}"
 
 
 def _listed(writes: Sequence[tuple[int, int]]) -> str:

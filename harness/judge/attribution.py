@@ -24,7 +24,7 @@ from harness.judge.payload import likeness
 from harness.judge.readings import Readings
 from harness.judge.updates import Chronicle, ExpectedEvent
 
-FAR_NS = 20_000_000_000
+FAR_NS = 12_000_000_000
 """How long after its time a payload is still recognised as an update's."""
 MARGIN_NS = 500_000_000
 TELLING = 2
@@ -62,6 +62,7 @@ class Attribution:
         self._is_silent = is_silent
         self._owner: list[int | None] = []
         self._matches: dict[int, dict[int, Match]] = {}
+        self._before: dict[int, dict[int, Match]] = {}
         self._left_over: list[int] = []
         self._review_from_ns: int | None = None
         self.new_strays_ns: list[int] = []
@@ -88,17 +89,14 @@ class Attribution:
         begin, from_ns = self._beginning(everything)
         if from_ns is None:
             return set()
-        before = {number: dict(found) for number, found in self._matches_since(from_ns)}
+        self._before.clear()
         self._owner += [None] * (len(self._journal.seen) - len(self._owner))
         touched = self._readings.choose(from_ns)
         for number in touched:
             begin = min(begin, bisect_left(self._journal.times, self._chronicle.firsts[number]))
         self._assign_in_time(begin)
         self._assign_left_over(from_ns)
-        after = {number: found for number, found in self._matches_since(from_ns)}
-        return touched | {
-            number for number in before.keys() | after.keys() if before.get(number) != after.get(number)
-        }
+        return touched | {number for number, found in self._before.items() if self._matches.get(number) != found}
 
     def _beginning(self, everything: bool) -> tuple[int, int | None]:
         """From which event and from which moment on answers may change; None: nothing is new."""
@@ -119,14 +117,6 @@ class Attribution:
             return 0, -FAR_NS
         return begin, min(starts, default=None)
 
-    def _matches_since(self, from_ns: int) -> Iterator[tuple[int, dict[int, Match]]]:
-        """The updates whose matches may change when something from that moment on is new."""
-        first = bisect_left(self._chronicle.lasts, from_ns - self.reach_ns - FAR_NS)
-        for number in range(first, len(self._chronicle.updates)):
-            found = self._matches.get(number)
-            if found:
-                yield number, found
-
     @property
     def reach_ns(self) -> int:
         """How far from its update an event is still looked at on account of its time alone."""
@@ -135,10 +125,16 @@ class Attribution:
     def _give(self, ordinal: int, update: int | None, match: Match | None) -> None:
         owner = self._owner[ordinal]
         if owner is not None:
-            self._matches[owner].pop(ordinal, None)
+            self._remember(owner).pop(ordinal, None)
         self._owner[ordinal] = update
         if update is not None and match is not None:
-            self._matches.setdefault(update, {})[ordinal] = match
+            self._remember(update)[ordinal] = match
+
+    def _remember(self, update: int) -> dict[int, Match]:
+        """An update's matches, which are about to change; what they were is kept to compare."""
+        found = self._matches.setdefault(update, {})
+        self._before.setdefault(update, dict(found))
+        return found
 
     def _updates_in_time(self, t_ns: int) -> Iterator[int]:
         """The updates, latest first, within whose time an event at t_ns may be."""
@@ -164,9 +160,7 @@ class Attribution:
         for number in self._updates_in_time(seen.t_ns):
             events = self._chronicle.updates[number].events
             for part, wanted in enumerate(self._readings.wanted(number)):
-                if self._readings.in_time(events[part], seen.t_ns) and self._readings.is_exact(
-                    wanted, seen.payload
-                ):
+                if self._readings.in_time(events[part], seen.t_ns) and self._readings.is_exact(wanted, seen.payload):
                     return number, part
         return None
 

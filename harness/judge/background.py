@@ -49,6 +49,16 @@ class Background:
         """The events of these updates are other than before."""
         self._open |= self._lone.intersection(updates)
 
+    def is_due(self, now_ns: int) -> bool:
+        """Whether something may have ripened."""
+        updates, withheld = self._chronicle.updates, self._chronicle.withheld
+        if self._open or self._lone_withheld or self._unclaimed_withheld or self._counted_withheld < len(withheld):
+            return True
+        if self._attribution.strays(self._strays_from_ns, now_ns):
+            return True
+        waiting = [*self._unclaimed, *range(self._counted_updates, len(updates))]
+        return any(now_ns >= updates[number].latest_ns for number in waiting)
+
     def decide(self, now_ns: int, *, final: bool) -> Iterator[Verdict]:
         """The verdicts that can be told at now_ns; some may have been told before."""
         self._sort_out(now_ns, final=final)
@@ -68,9 +78,9 @@ class Background:
                 name = f"background-defect-{number + 1}"
                 yield Case(name, self._evidence.vm, withheld=[event], strays=strays).verdict(now_ns)
         yield from self._stray_verdicts(now_ns, final=final)
-        for place, incident in enumerate(incidents):
+        for incident in incidents:
             if self._docket.holder_of(incident.t_ns) is None:
-                name = f"background-stream-{place + 1}"
+                name = f"background-stream-{self._evidence.journal.incidents.index(incident) + 1}"
                 yield Case(name, self._evidence.vm, incidents=[incident]).verdict(now_ns)
 
     def _is_lone(self, t_ns: int, now_ns: int, *, final: bool) -> bool:
@@ -114,9 +124,7 @@ class Background:
         unheard_of = not matches and spans and update.latest_ns < spans[0][0]
         if unheard_of or update.absorbed_by is not None:
             return None
-        ruling = self._judgement.rule(
-            update, matches, self._readings.wanted(number), None if final else now_ns
-        )
+        ruling = self._judgement.rule(update, matches, self._readings.wanted(number), None if final else now_ns)
         if not final and ruling.waiting_until_ns is not None:
             return None
         begin, end = update.raws[0].write_no, update.raws[-1].write_no + 1

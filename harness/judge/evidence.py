@@ -57,19 +57,27 @@ class Evidence:
             tail.close()
 
     def read(self) -> None:
-        """Takes in what is new. Raises OSError where a file is there and cannot be read."""
-        for line in self._trace.read():
-            for record in self._parser.feed(line):
-                self._take_record(record)
+        """Takes in what is new. Raises OSError where a file is there and cannot be read.
+
+        The trace comes last: what an event or an answer speaks of stands in it already.
+        """
         for line in self._events.read():
             self._take_journal_line(line)
         for line in self._agent.read():
             self._take_item(line)
+        for line in self._trace.read():
+            for record in self._parser.feed(line):
+                self._take_record(record)
 
     @property
     def last_known_ns(self) -> int:
         """The latest moment that any of the files speaks of."""
         return max(self.journal.last_ns, self._parser.last_arrival_ns, self.docket.last_end_ns)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is known of which time has yet to tell what it means."""
+        return self.trust.suspicious or bool(self.journal.incidents)
 
     def doubts(self, from_ns: int, to_ns: int) -> list[str]:
         """What speaks against judging by the evidence of that time."""

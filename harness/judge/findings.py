@@ -67,13 +67,10 @@ class Case:
             expected=tuple(event for update in self.updates for event in update.events),
             seen=tuple(seen),
             writes=tuple(
-                (access.stamp_ns, access.register, access.value, announced)
-                for access, announced in self.writes
+                (access.stamp_ns, access.register, access.value, announced) for access, announced in self.writes
             ),
             latency_ms=round(max(latencies), 3) if latencies else None,
-            ambiguous=any(
-                update.cuts or update.events[0].first_ns < update.first_ns for update in self.updates
-            ),
+            ambiguous=any(update.cuts or update.events[0].first_ns < update.first_ns for update in self.updates),
             extras={} if item is None else item.extras,
             decided_ns=now_ns,
         )

@@ -78,6 +78,7 @@ class GuestJudge:
         self._dirty: dict[str, Item] = {}
         self._emitted: dict[str, Verdict] = {}
         self._contradicted: set[str] = set()
+        self._news = False
 
     def close(self) -> None:
         """Gives the files back."""
@@ -102,14 +103,17 @@ class GuestJudge:
         Raises OSError where one of them is there and cannot be read.
         """
         evidence = self._evidence
+        seen = len(self._journal.seen)
         evidence.read()
+        self._news |= len(self._journal.seen) > seen or bool(evidence.new_items or evidence.disturbed_ns)
         for item in evidence.new_items:
             self._open[item.item] = item
             self._attribution.review(item.start_ns)
         around_ns = self._timing.window_ns + self._timing.linger_ns
         for t_ns in evidence.disturbed_ns:
-            for item in self._docket.items_of(t_ns - around_ns, t_ns):
-                self._dirty[item.item] = item
+            holder = self._docket.holder_of(t_ns)
+            near = self._docket.items_of(t_ns - around_ns, t_ns)
+            self._dirty.update({item.item: item for item in (holder, *near) if isinstance(item, Item)})
         evidence.new_items.clear()
         evidence.disturbed_ns.clear()
 
@@ -142,18 +146,34 @@ class GuestJudge:
         if final:
             self._stream.conclude(self._evidence.last_known_ns)
             self._dirty = {item.item: item for item in self._docket.current()}
+        elif not (self._news or self._is_due(now_ns)):
+            return []
+        self._news = False
         self._assign(everything=final)
         decided: list[Verdict] = []
         for item in {**self._dirty, **self._open}.values():
             verdict = self._judge(item, now_ns, final=final)
             if verdict is not None:
                 self._open.pop(item.item, None)
+                self._dirty.pop(item.item, None)
                 decided += self._emit(verdict)
-        self._dirty.clear()
+        for name in self._open:
+            self._dirty.pop(name, None)
         for verdict in self._background.decide(now_ns, final=final):
             decided += self._emit(verdict)
         self.errors += self._evidence.trust.ripe(now_ns, final=final)
         return decided
+
+    def _is_due(self, now_ns: int) -> bool:
+        """Whether something may have ripened; most calls come while nothing has."""
+        if self._dirty or self._evidence.unsettled or self._background.is_due(now_ns):
+            return True
+        return any(self._is_ripe(item, now_ns) for item in self._open.values())
+
+    def _is_ripe(self, item: Item, now_ns: int) -> bool:
+        """Whether all that may come in time for an item has had its time, or can come no more."""
+        updates = [self._chronicle.updates[number] for number in self._updates_of(item)]
+        return now_ns >= self._ripe_ns(item, updates) or not self._journal.listening_at(now_ns)
 
     def _assign(self, *, everything: bool = False) -> None:
         changed = self._attribution.assign(everything=everything)
@@ -200,7 +220,7 @@ class GuestJudge:
         numbers = self._updates_of(item)
         updates = [self._chronicle.updates[number] for number in numbers]
         ripe_ns = self._ripe_ns(item, updates)
-        if not final and now_ns < ripe_ns and self._stream.journal.listening_at(now_ns):
+        if not final and now_ns < ripe_ns and self._journal.listening_at(now_ns):
             return None
         if not final and self._stream.undecided_close(now_ns):
             return None
@@ -241,9 +261,7 @@ class GuestJudge:
 
     def _strays_of(self, item: Item) -> list[SeenEvent]:
         strays = self._attribution.strays(item.start_ns, item.end_ns + self._timing.grace_ns)
-        return [
-            stray for stray in strays if self._docket.active_at(stray.t_ns, self._timing.grace_ns) is item
-        ]
+        return [stray for stray in strays if self._docket.active_at(stray.t_ns, self._timing.grace_ns) is item]
 
     def _conflict(self, item: Item, writes: list[Access], *, final: bool) -> str | None:
         """The contradiction of agent and witness, recorded once as an infrastructure error (rule 7)."""

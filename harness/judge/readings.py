@@ -12,9 +12,7 @@ from harness.judge.updates import MOST_CUTS, Chronicle, ExpectedEvent, RawEvent,
 class Readings:
     """The reading in force of every update: plain arithmetic's, unless what was heard speaks for another."""
 
-    def __init__(
-        self, chronicle: Chronicle, journal: Journal, *, source: str, vm: str, tolerance: int = 0
-    ) -> None:
+    def __init__(self, chronicle: Chronicle, journal: Journal, *, source: str, vm: str, tolerance: int = 0) -> None:
         self._chronicle = chronicle
         self._journal = journal
         self._source, self._vm, self._tolerance = source, vm, tolerance
@@ -110,9 +108,7 @@ class Readings:
         for place, end in enumerate(ends):
             options = []
             for back in range(place + 1):
-                event = event_of(
-                    update.raws[0 if back == 0 else ends[back - 1] : end], self._chronicle.timing
-                )
+                event = event_of(update.raws[0 if back == 0 else ends[back - 1] : end], self._chronicle.timing)
                 (unheard, cuts), events = best[back]
                 options.append(((unheard + (not self._heard(event)), cuts + 1), [*events, event]))
             best.append(min(options, key=lambda option: option[0]))

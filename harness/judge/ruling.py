@@ -68,9 +68,7 @@ class Judgement:
         restart_ns = update.ended_by_restart_ns
         return restart_ns is not None and restart_ns < event.due_ns + self._timing.late_ns
 
-    def _rule_dead(
-        self, ruling: Ruling, event: ExpectedEvent, own: Sequence[Match], restart_ns: int | None
-    ) -> None:
+    def _rule_dead(self, ruling: Ruling, event: ExpectedEvent, own: Sequence[Match], restart_ns: int | None) -> None:
         """The service was restarted before the event was safely out: none may come, unless it was close."""
         close = restart_ns is not None and abs(restart_ns - event.due_ns) < self._timing.late_ns
         for place, match in enumerate(own):
@@ -121,9 +119,7 @@ class Judgement:
             ),
         )
 
-    def _rule_proper(
-        self, ruling: Ruling, event: ExpectedEvent, match: Match, wrong: Sequence[str]
-    ) -> tuple[str, ...]:
+    def _rule_proper(self, ruling: Ruling, event: ExpectedEvent, match: Match, wrong: Sequence[str]) -> tuple[str, ...]:
         t_ns, faults = match.seen.t_ns, []
         if t_ns < event.due_ns - self._timing.early_ns:
             faults.append("early")

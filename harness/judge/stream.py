@@ -132,6 +132,5 @@ class Stream:
         """Whether an event in time may have come early and have waited for the harness to wake up."""
         early_ns = event.due_ns - self._timing.early_ns
         return any(
-            stall.from_ns < early_ns and stall.from_ns <= t_ns <= stall.to_ns + WAKE_NS
-            for stall in self.journal.stalls
+            stall.from_ns < early_ns and stall.from_ns <= t_ns <= stall.to_ns + WAKE_NS for stall in self.journal.stalls
         )

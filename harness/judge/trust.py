@@ -43,6 +43,11 @@ class Trust:
         """The wall clock was stepped at that time."""
         self._steps_ns.append(stamp_ns)
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether there is something `ripe` may have to tell."""
+        return bool(self._suspects or self._new)
+
     def ripe(self, now_ns: int, *, final: bool) -> list[InfrastructureError]:
         """The errors that have become certain since the last call."""
         waiting = []
