@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.vm_event import RtcChange, VmEventService
 from harness.vm_event.monitor import CLIENT_LIMIT
-from tests.vm_event_support import NOON, PATIENCE, Client, eventually, nothing_left_open, open_descriptors
+from tests.vm_event_support import NOON, PATIENCE, UNHURRIED, Client, eventually, nothing_left_open, open_descriptors
 
 INSTANT = 1e-6
 
@@ -131,7 +131,7 @@ def test_bad_input_is_answered_by_minus_one_and_the_connection_lives_on(
 
 
 @given(st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(UNHURRIED, max_examples=60)
 def test_no_bytes_from_one_client_reach_another(service: VmEventService, path: Path, pieces: list[bytes]) -> None:
     with Client(path) as bad, Client(path) as good:
         for piece in pieces:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from harness.vm_event import RingError, SharedRing, SourceError
 from harness.vm_event.abi import DATA_SIZE, ELEMENT, PAGE_SIZE
 from harness.vm_event.ring import format_page
-from tests.vm_event_support import nothing_left_open
+from tests.vm_event_support import UNHURRIED, nothing_left_open
 
 
 def element(number: int) -> bytes:
@@ -82,6 +82,7 @@ def test_a_full_ring_refuses_the_element_and_counts_it() -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=60))
+@UNHURRIED
 def test_elements_come_out_once_and_in_order_over_any_number_of_rounds(batches: list[int]) -> None:
     with SharedRing.create() as ring:
         number = 0
@@ -160,7 +161,7 @@ def test_an_overwriting_ring_is_refused() -> None:
     st.lists(st.tuples(st.integers(0, PAGE_SIZE - 1), st.integers(0, 255)), max_size=30),
     st.binary(max_size=64),
 )
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 def test_whatever_is_written_into_the_page_a_read_ends_in_elements_or_in_a_ring_error(
     pokes: list[tuple[int, int]], header: bytes
 ) -> None:

@@ -59,7 +59,7 @@ def test_an_update_is_told_once_and_not_before_its_window_has_passed() -> None:
     with nothing_left_open(), VmEventService("vm0", window=0.3) as service:
         heard = Heard(service)
         service.start()
-        last = time.monotonic_ns()
+        last = time.monotonic_ns() + SECOND  # nothing is due while this is being sent
         for number in range(7):
             assert service.send(RtcChange(NOON + number * 60, 60), stamp_ns=last)
         event = heard.next()
@@ -150,11 +150,11 @@ def test_a_restart_ends_what_is_pending_and_keeps_the_connections(path: Path) ->
         service.start(path)
         with Client(path) as client:
             assert client.register() == {"ack": 0}
-            past = time.monotonic_ns() + SECOND  # nothing is due while this is being sent
-            service.set_rtc(NOON, stamp_ns=past)
-            service.send(RtcChange(NOON, 5000), stamp_ns=past)
-            service.restart(stamp_ns=past)
-            service.send(RtcChange(-1, NOON + 61), stamp_ns=past)
+            at = time.monotonic_ns() + SECOND  # nothing is due while this is being sent
+            service.set_rtc(NOON, stamp_ns=at)
+            service.send(RtcChange(NOON, 5000), stamp_ns=at)
+            service.restart(stamp_ns=at)
+            service.send(RtcChange(-1, NOON + 61), stamp_ns=at)
             event = client.receive()
             assert (event["raw_events"], event["new_time"], event["last_time"]) == (1, NOON + 60, None)
             assert service.status()["settled"] == 1

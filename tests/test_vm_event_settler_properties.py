@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.vm_event import RtcChange, RtcChangeSettler, SettledRtcChange
+from tests.vm_event_support import UNHURRIED
 
 SECOND = 10**9
 WINDOW = SECOND
@@ -87,7 +88,7 @@ def by_the_letter(events: list[tuple[int, RtcChange]], knowledge: list[tuple[int
 
 
 @given(streams, st.data())
-@settings(max_examples=400, deadline=None)
+@settings(UNHURRIED, max_examples=400)
 def test_one_settled_event_per_run_of_silence_whenever_somebody_looks(
     stream: tuple[int, bool, list[Moment]], data: st.DataObject
 ) -> None:
@@ -124,6 +125,7 @@ def test_one_settled_event_per_run_of_silence_whenever_somebody_looks(
 
 
 @given(st.lists(gaps, min_size=1, max_size=30))
+@UNHURRIED
 def test_no_event_is_handed_out_before_its_silence_is_complete_nor_held_after(stream: list[int]) -> None:
     settler = RtcChangeSettler(per_second=SECOND)
     now = 0
@@ -140,6 +142,7 @@ def test_no_event_is_handed_out_before_its_silence_is_complete_nor_held_after(st
     st.lists(st.tuples(st.floats(0, 3), st.integers(-(10**6), 10**6)), min_size=1, max_size=20),
     st.floats(0, 10**7),
 )
+@UNHURRIED
 def test_in_float_seconds_the_deadline_itself_is_late_enough(stream: list[tuple[float, int]], start: float) -> None:
     settler = RtcChangeSettler()
     now = start

@@ -25,7 +25,7 @@ from harness.vm_event import (
 from harness.vm_event.abi import ELEMENT
 from harness.vm_event.source import TunnelSource
 from harness.vm_event.throttle import Throttle
-from tests.vm_event_support import NOON, SECOND, nothing_left_open
+from tests.vm_event_support import NOON, SECOND, UNHURRIED, nothing_left_open
 
 
 def dm_source(tunnel: Tunnel) -> TunnelSource:
@@ -138,6 +138,7 @@ def test_set_rtc_takes_its_turn_among_the_events() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+@UNHURRIED
 def test_set_rtc_keeps_its_turn_whenever_the_ring_is_read(steps: list[tuple[bool, bool]]) -> None:
     """Things happen 10 s apart; each update starts at what was last known of the RTC, and the time since."""
     source = dm_source(Tunnel.create())

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.vm_event.wire import Decoder, Garbage, encode
+from tests.vm_event_support import UNHURRIED
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -26,7 +27,7 @@ def chopped(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(st.lists(json_objects, max_size=4), st.sampled_from([None, "\t"]), st.lists(st.integers(0, 10**6)))
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 def test_objects_come_out_as_they_went_in_however_the_stream_is_cut(
     objects: list[dict[str, Any]], indent: str | None, cuts: list[int]
 ) -> None:
@@ -37,6 +38,7 @@ def test_objects_come_out_as_they_went_in_however_the_stream_is_cut(
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(1, 30))
+@UNHURRIED
 def test_no_bytes_break_it_and_what_it_keeps_is_bounded(pieces: list[bytes], limit: int) -> None:
     decoder = Decoder(limit)
     for piece in pieces:

@@ -11,9 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
 from harness.vm_event.wire import Decoder, Garbage, encode
 
 PATIENCE = 30.0
+#: Properties are not judged by how long a busy machine takes for them.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 SECOND = 1_000_000_000
 NOON = 1718452800  # 2024-06-15 12:00:00 UTC
 

@@ -32,9 +32,7 @@ class Worker:
                 return False
             if self._thread is None:
                 self._queue = SimpleQueue()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._queue,), name=self._name, daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, args=(self._queue,), name=self._name, daemon=True)
                 self._thread.start()
             self._queue.put(call)
             return True
@@ -55,9 +53,7 @@ class Worker:
             return True
         thread.join(patience)
         if thread.is_alive():
-            _log.warning(
-                "%s: a callback is still running after %.1f s; its thread is left to it", self._name, patience
-            )
+            _log.warning("%s: a callback is still running after %.1f s; its thread is left to it", self._name, patience)
             return False
         return True
 

@@ -56,15 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="serve|watch|status")
 
     serve = commands.add_parser("serve", help="run the service until SIGINT or SIGTERM")
-    serve.add_argument(
-        "--monitor", type=Path, required=True, metavar="PATH", help="where the monitor socket is made"
-    )
-    serve.add_argument(
-        "--vm", default="vm", metavar="NAME", help="the VM's name in every event (default: vm)"
-    )
-    serve.add_argument(
-        "--window", type=_seconds, default=1.0, metavar="S", help="settle window, seconds (default: 1)"
-    )
+    serve.add_argument("--monitor", type=Path, required=True, metavar="PATH", help="where the monitor socket is made")
+    serve.add_argument("--vm", default="vm", metavar="NAME", help="the VM's name in every event (default: vm)")
+    serve.add_argument("--window", type=_seconds, default=1.0, metavar="S", help="settle window, seconds (default: 1)")
     serve.add_argument(
         "--ring",
         type=_ring,
@@ -82,19 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
-    watch = commands.add_parser(
-        "watch", help="register as the event client and print events until the service ends"
-    )
-    watch.add_argument(
-        "--socket", type=Path, required=True, metavar="PATH", help="the service's monitor socket"
-    )
+    watch = commands.add_parser("watch", help="register as the event client and print events until the service ends")
+    watch.add_argument("--socket", type=Path, required=True, metavar="PATH", help="the service's monitor socket")
     watch.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
     watch.set_defaults(run=_watch)
 
     status = commands.add_parser("status", help="print the service's state and counts")
-    status.add_argument(
-        "--socket", type=Path, required=True, metavar="PATH", help="the service's monitor socket"
-    )
+    status.add_argument("--socket", type=Path, required=True, metavar="PATH", help="the service's monitor socket")
     status.add_argument("--json", action="store_true", help="print it as JSON")
     status.set_defaults(run=_status)
     return parser

@@ -120,11 +120,7 @@ class Monitor:
             self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
 
     def _evict_idle(self) -> None:
-        idle = (
-            client
-            for client in self._clients.values()
-            if client is not self._event_client and not client.busy
-        )
+        idle = (client for client in self._clients.values() if client is not self._event_client and not client.busy)
         client = next(idle, None) or next(c for c in self._clients.values() if c is not self._event_client)
         self._counts["evicted_clients"] += 1
         self._drop(client)
@@ -209,9 +205,7 @@ class Monitor:
         except BlockingIOError:
             if len(client.output) > OUTPUT_LIMIT:
                 self._counts["stalled_clients"] += 1
-                _log.warning(
-                    "a client does not read: it was disconnected with %d bytes unsent", len(client.output)
-                )
+                _log.warning("a client does not read: it was disconnected with %d bytes unsent", len(client.output))
                 self._drop(client)
                 return
         except OSError:

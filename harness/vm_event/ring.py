@@ -56,9 +56,7 @@ class SharedRing:
         try:
             self._head, self._tail, flags = self._checked_header()
             if flags & FLAG_OVERWRITE:
-                raise RingError(
-                    "the ring overwrites its oldest elements (flags bit 1): its reader could be overtaken"
-                )
+                raise RingError("the ring overwrites its oldest elements (flags bit 1): its reader could be overtaken")
         except RingError:
             self._release()
             raise
@@ -197,17 +195,13 @@ class SharedRing:
             )
         for name, offset in (("head", head), ("tail", tail)):
             if offset >= DATA_SIZE or offset % ELEMENT_SIZE:
-                raise RingError(
-                    f"{name} {offset} is not an element of the ring (multiple of 32 below {DATA_SIZE})"
-                )
+                raise RingError(f"{name} {offset} is not an element of the ring (multiple of 32 below {DATA_SIZE})")
         return head, tail, flags
 
     def _checked_tail(self) -> int:
         head, tail, _ = self._checked_header()
         if head != self._head:
-            raise RingError(
-                f"head was moved by the other side: it is {head}, the reader left it at {self._head}"
-            )
+            raise RingError(f"head was moved by the other side: it is {head}, the reader left it at {self._head}")
         return tail
 
     def _release(self) -> None:

@@ -81,7 +81,7 @@ class VmEventService:
                 raise ServiceError(f"{self.vm}: there is a source {source!r} already")
             self._rings.append(_ForeignRing(source, ring_descriptor, kick_descriptor, stamped, require_seal))
 
-    def start(self, monitor: Path | None = None) -> None:
+    def start(self, monitor: Path | str | None = None) -> None:
         """Serve, on a new thread; `monitor` is where the monitor socket is made. On return it is being
         served.
 
@@ -97,7 +97,8 @@ class VmEventService:
             for name, (rtc, stamp_ns) in self._anchors.items():
                 if name in sources:
                     sources[name].set_rtc(rtc, stamp_ns)
-            self._session = Session(self.vm, list(sources.values()), monitor, self)
+            path = None if monitor is None else Path(monitor)
+            self._session = Session(self.vm, list(sources.values()), path, self)
             self._anchors.clear()
 
     def stop(self) -> None:
@@ -239,9 +240,7 @@ class VmEventService:
     def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
         """Run a command's callback on the commands' thread. Called by the session."""
         callback = self._commands.get(name)
-        if callback is None or not self._command_worker.submit(
-            partial(_execute, name, callback, argument, done)
-        ):
+        if callback is None or not self._command_worker.submit(partial(_execute, name, callback, argument, done)):
             done(False)
 
     def _open_sources(self) -> dict[str, Source]:
@@ -252,9 +251,7 @@ class VmEventService:
                     DM, Tunnel.create(), vm=self.vm, window=self.window, stamped=True, trusted=True
                 )
             for ring in self._rings:
-                tunnel = Tunnel.attach(
-                    ring.ring_descriptor, ring.kick_descriptor, require_seal=ring.require_seal
-                )
+                tunnel = Tunnel.attach(ring.ring_descriptor, ring.kick_descriptor, require_seal=ring.require_seal)
                 sources[ring.source] = TunnelSource(
                     ring.source, tunnel, vm=self.vm, window=self.window, stamped=ring.stamped, trusted=False
                 )

@@ -23,9 +23,7 @@ class RtcChangeSettler:
     before counts as that one: the order of the calls is the order of the events.
     """
 
-    def __init__(
-        self, window: float = 1.0, *, source: str = "dm", vm: str = "vm", per_second: int = 1
-    ) -> None:
+    def __init__(self, window: float = 1.0, *, source: str = "dm", vm: str = "vm", per_second: int = 1) -> None:
         """`window`: the settle window in seconds. Raises ValueError unless it is positive."""
         if not window > 0:
             raise ValueError(f"a settle window must be longer than 0 s, not {window}")
@@ -100,10 +98,7 @@ class RtcChangeSettler:
             if pending.delta_time is not None:
                 pending.delta_time += delta_time
             # A halted or frozen clock lags behind elapsed time, but no clock runs backwards or ahead of it.
-            if (
-                rtc is not None
-                and not 0 <= (last_time - rtc) * self._per_second <= now - self._rtc_at + self._slack
-            ):
+            if rtc is not None and not 0 <= (last_time - rtc) * self._per_second <= now - self._rtc_at + self._slack:
                 pending.lost = True
         pending.new_time = new_time
         pending.raw_events += 1

@@ -63,9 +63,7 @@ class TunnelSource:
     `error` set; what it had pending still settles.
     """
 
-    def __init__(
-        self, name: str, tunnel: Tunnel, *, vm: str, window: float, stamped: bool, trusted: bool
-    ) -> None:
+    def __init__(self, name: str, tunnel: Tunnel, *, vm: str, window: float, stamped: bool, trusted: bool) -> None:
         """`trusted`: the stamps are this process's own; others are believed only up to the present moment."""
         self.name = name
         self._vm = vm
@@ -83,9 +81,7 @@ class TunnelSource:
         self._unknown_types: set[int] = set()
         self._error: str | None = None
         self._last_event: dict[str, Any] | None = None
-        self._counts = dict.fromkeys(
-            ("raw", "settled", "overrun", "lost", "estimated", "passed", "skipped"), 0
-        )
+        self._counts = dict.fromkeys(("raw", "settled", "overrun", "lost", "estimated", "passed", "skipped"), 0)
 
     def fileno(self) -> int:
         """The tunnel's eventfd."""
@@ -220,9 +216,7 @@ class TunnelSource:
         self._counts["skipped"] += 1
         if event_type not in self._unknown_types and len(self._unknown_types) < 16:
             self._unknown_types.add(event_type)
-            _log.warning(
-                "%s: source %s: events of unknown type %d are skipped", self._vm, self.name, event_type
-            )
+            _log.warning("%s: source %s: events of unknown type %d are skipped", self._vm, self.name, event_type)
 
 
 class _Turn(NamedTuple):

@@ -95,8 +95,7 @@ def describe(event: Mapping[str, Any]) -> str:
             notes.append(f"overrun {event['overrun']}")
         return (
             f"{origin}: RTC {_date(event.get('last_time'))} -> {_date(event['new_time'])}, "
-            f"changed by {change} s, {event.get('raw_events', '?')} raw"
-            + (f" [{', '.join(notes)}]" if notes else "")
+            f"changed by {change} s, {event.get('raw_events', '?')} raw" + (f" [{', '.join(notes)}]" if notes else "")
         )
     names = {1: "power-off", 2: "triple fault"}
     if kind in names:
