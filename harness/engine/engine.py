@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.bench import Bench
+from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
 from harness.engine.guests import GuestFactory, guest_for
 from harness.engine.heartbeat import Heartbeat
-from harness.engine.lane import LINGER_NS, Lane, Task
+from harness.engine.lane import LINGER_NS, Lane, Slots, Task
 from harness.engine.rundir import RunDirectory
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
@@ -55,8 +55,6 @@ class Outcome:
     attempts: int = 0
     final: bool = False
     due_ns: int = 0
-    told: bool = False
-    """Whether the error has been raised to somebody: the same cause is not told twice."""
 
 
 class Engine:
@@ -85,6 +83,7 @@ class Engine:
         self._alive: set[str] = set()
         self._listened_for: dict[str, collections.deque[Outcome]] = collections.defaultdict(collections.deque)
         self._heartbeat = Heartbeat(self._stalled)
+        self._beside: dict[tuple[str, str], Verdict] = {}
         self._decided = 0
         self._inconclusive = 0
         self._closed = False
@@ -111,22 +110,29 @@ class Engine:
             guest = guest_for(self._bench, plan.machine)
             self._outcomes[plan.id] = Outcome(plan)
             self._queues[guest.name].append(Task(plan, plan.id))
-        lanes = [
-            (guest, number)
-            for guest in self._bench.guests
-            for number in range(1, 1 + min(self._settings.guests, len(self._queues[guest.name])))
-        ]
+        lanes = self._lanes_wanted()
         factory = GuestFactory(self._bench, self._settings, self.rundir, several=len(lanes) > 1)
-        boot_slots = threading.Semaphore(max(1, os.cpu_count() or 1))
+        slots = Slots(
+            guests=threading.Semaphore(self._settings.guests), boots=threading.Semaphore(os.cpu_count() or 1)
+        )
         factory.prepare([guest for guest, _ in lanes], Deadline(IMAGE_TIMEOUT))
         for guest, number in lanes:
             parts = factory.parts(guest, number)
-            self._lanes.append(Lane(parts, self._host, self, self.rundir, boot_slots))
+            self._lanes.append(Lane(parts, self._host, self, self.rundir, slots))
             self._alive.add(parts.name)
         self._kinds = {lane.name: guest.name for lane, (guest, _) in zip(self._lanes, lanes, strict=True)}
         self._heartbeat.start()
         for lane in self._lanes:
             lane.start()
+
+    def _lanes_wanted(self) -> list[tuple[GuestSpec, int]]:
+        """Kinds of guests and numbers: one of each kind that has work, and the rest of the first kind."""
+        kinds = [guest for guest in self._bench.guests if self._queues[guest.name]]
+        lanes = []
+        for kind in kinds:
+            many = max(1, self._settings.guests - len(kinds) + 1) if kind is kinds[0] else 1
+            lanes += [(kind, number) for number in range(1, 1 + min(many, len(self._queues[kind.name])))]
+        return lanes
 
     def __enter__(self) -> Engine:
         return self
@@ -169,6 +175,20 @@ class Engine:
                     return None
             return outcome
 
+    def finished(self, timeout: float) -> bool:
+        """Whether every guest is gone, its plans done and listened out; waits up to `timeout` seconds for it."""
+        deadline = Deadline(timeout)
+        with self._changed:
+            while self._alive:
+                if not self._changed.wait(deadline.remaining) and deadline.expired:
+                    return False
+        return True
+
+    def beside(self) -> list[Verdict]:
+        """The latest verdict on each update that no plan asked for, and on setting the RTC right at the end."""
+        with self._changed:
+            return list(self._beside.values())
+
     @property
     def inconclusive_share(self) -> float:
         """Which part of all decisions could not be made because of the harness's own stalls."""
@@ -196,6 +216,8 @@ class Engine:
                 self._decided += 1
             if outcome is not None:
                 self._keep(lane, outcome, verdict)
+            else:
+                self._beside[lane.name, verdict.item] = verdict
             self._changed.notify_all()
         self._on_verdict(verdict)
 

@@ -70,6 +70,14 @@ class Desk(Protocol):
 
 
 @dataclass(frozen=True)
+class Slots:
+    """What lanes share: how many guests may live at once, and how many may boot at once (it takes a core each)."""
+
+    guests: threading.Semaphore
+    boots: threading.Semaphore
+
+
+@dataclass(frozen=True)
 class GuestParts:
     """What the lane needs to run its guest: built by the engine from the bench."""
 
@@ -86,7 +94,7 @@ class Lane:
     """A thread that owns one guest from its boot to its proven end."""
 
     def __init__(
-        self, parts: GuestParts, host: Host, desk: Desk, rundir: RunDirectory, boot_slot: threading.Semaphore
+        self, parts: GuestParts, host: Host, desk: Desk, rundir: RunDirectory, slots: Slots
     ) -> None:
         self.name = parts.name
         self.parts = parts
@@ -94,7 +102,7 @@ class Lane:
         self._host = host
         self._desk = desk
         self._rundir = rundir
-        self._boot_slot = boot_slot
+        self._slots = slots
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._ripe: dict[str, int] = {}
@@ -135,6 +143,7 @@ class Lane:
         error: BenchError | None = None
         try:
             with contextlib.ExitStack() as stack:
+                stack.enter_context(self._slots.guests)
                 try:
                     self._boot(stack)
                     self._work()
@@ -156,7 +165,7 @@ class Lane:
         self._desk.ended(self, error)
 
     def _boot(self, stack: contextlib.ExitStack) -> None:
-        with self._boot_slot:
+        with self._slots.boots:
             if self._stopping.is_set():
                 return
             deadline = Deadline(BOOT_TIMEOUT)

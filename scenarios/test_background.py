@@ -1,0 +1,15 @@
+"""What a guest does to its RTC without being asked: judged like everything else."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.types import Verdict
+
+pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw, pytest.mark.rtc_last]
+
+
+def test_what_no_plan_asked_for_is_settled_too(beside_the_plans: list[Verdict]) -> None:
+    """Firmware, drivers, and the RTC set right at the end: one settled event each, and none beside them."""
+    assert {verdict.role for verdict in beside_the_plans} >= {"restore"}, "the RTC is set right at the end"
+    assert all(verdict.verdict != "inconclusive" for verdict in beside_the_plans)
