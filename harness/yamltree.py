@@ -19,6 +19,7 @@ MAX_DEPTH = 50
 MAX_VALUES = 500_000
 """More than any bench or plan file has; a few lines of aliases to aliases could stand for billions."""
 
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 _BIGGEST_INT = 2**63
 # libyaml's scanner where PyYAML was built with it: ten times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -76,7 +77,7 @@ def parse_yaml(content: bytes) -> Tree:
         tree.findings.append(Finding(error.line, (), str(error)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        tree.findings.append(Finding(mark.line + 1 if mark else 1, (), f"bad YAML: {_syntax_error(error)}"))
+        tree.findings.append(Finding(mark.line + 1 if mark else 1, (), _syntax_error(error)))
     except yaml.YAMLError as error:
         tree.findings.append(Finding(1, (), f"bad YAML: {' '.join(str(error).split())}"))
     return tree
@@ -96,20 +97,22 @@ def _check_depth(text: str) -> None:
             depth += 1
             if depth > MAX_DEPTH:
                 line = event.start_mark.line + 1 if event.start_mark else 1
-                raise _TooMuch(line, f"is nested deeper than {MAX_DEPTH} levels")
+                raise _TooMuch(line, _TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
 def _syntax_error(error: yaml.MarkedYAMLError) -> str:
     text = error.problem or "cannot be read"
+    if "nesting depth" in text:  # a limit of libyaml's own, from 0.2.6 on
+        return _TOO_DEEP
     if error.context and error.context_mark:
         text += f" ({error.context} that began in line {error.context_mark.line + 1})"
     if "'\\t'" in text or "tab" in text:
         text += "; indent with spaces, not with tabs"
     elif "single document" in text:
-        text = "has more than one document; a line '---' may only stand at the top"
-    return text
+        return "has more than one document; a line '---' may only stand at the top"
+    return f"bad YAML: {text}"
 
 
 def _line(node: yaml.Node) -> int:
