@@ -73,6 +73,12 @@ def test_a_date_that_does_not_exist_has_no_time(wrong: dict[str, int]) -> None:
     assert dates.decode(registers(**{**right, **wrong}), HOURS_24) is None
 
 
+def test_a_binary_year_has_no_hundreds() -> None:
+    right = registers(DAY=1, MONTH=1, YEAR=99, CENTURY=20)
+    assert dates.decode(right, BINARY | HOURS_24) is not None
+    assert dates.decode(registers(DAY=1, MONTH=1, YEAR=100, CENTURY=20), BINARY | HOURS_24) is None
+
+
 def test_leap_days_and_the_epoch() -> None:
     epoch = registers(DAY=0x01, MONTH=0x01, YEAR=0x70, CENTURY=0x19)
     leap = registers(DAY=0x29, MONTH=0x02, YEAR=0x00, CENTURY=0x20)

@@ -169,6 +169,66 @@ def test_an_event_for_what_must_say_nothing(run: RunWriter) -> None:
     assert "an event that no update explains" in verdict.diagnosis
 
 
+STRANGE = settled(7, 9_999, 9_992, 1)
+"""An event that resembles no update."""
+
+
+def test_what_comes_while_nothing_may_come_does_not_fall_back_on_the_update_before(run: RunWriter) -> None:
+    hour_on(run, "a")
+    run.event(DUE + MS, HOUR_ON)
+    run.do("b", DUE + SECOND, [(0, 0x06, 0x03)])
+    run.event(DUE + 2 * SECOND, STRANGE)
+    verdicts = final(run)
+    assert (verdicts["a"].verdict, verdicts["b"].faults) == (PASS, ("unexplained",))
+
+
+def test_it_does_so_too_when_the_agent_answers_only_later(run: RunWriter) -> None:
+    hour_on(run, "a")
+    run.event(DUE + MS, HOUR_ON)
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    judge.decide(DUE + SECOND)
+    run.event(DUE + 2 * SECOND, STRANGE)
+    judge.refresh()
+    judge.decide(DUE + 2 * SECOND)
+    run.do("b", DUE + SECOND, [(0, 0x06, 0x03)])
+    judge.refresh()
+    last = {verdict.item: verdict for verdict in judge.decide(DUE + 3 * SECOND)}
+    assert (last["a"].verdict, last["b"].faults) == (PASS, ("unexplained",))
+
+
+def test_silence_already_told_is_revised_by_an_event_read_late(run: RunWriter) -> None:
+    last = run.do("a", AT, [(0, 0x06, 0x03)])
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    assert [verdict.verdict for verdict in judge.decide(last + 2 * SECOND)] == [PASS]
+    run.event(last + SECOND, STRANGE)
+    judge.refresh()
+    (verdict,) = judge.decide(last + 2 * SECOND)
+    assert (verdict.revision, verdict.faults) == (2, ("unexplained",))
+
+
+def test_an_event_altered_beyond_recognition_is_the_one_that_is_missed(run: RunWriter) -> None:
+    hour_on(run, "a")
+    run.event(DUE + 3 * SECOND, STRANGE)
+    run.do("b", DUE + 4 * SECOND, [(0, 0x04, 0x15)])
+    run.event(DUE + 5 * SECOND + MS, settled(RTC0 + 3609 + 1, RTC0 + 10_810, 7_200, 1))
+    verdicts = final(run)
+    assert (verdicts["a"].faults, verdicts["b"].verdict) == (("late", "payload"), PASS)
+
+
+def test_a_lone_update_is_revised_like_any_other(run: RunWriter) -> None:
+    run.write(AT, 0x04, 0x13)
+    run.event(DUE + MS, HOUR_ON)
+    judge = GuestJudge(run.dir, background_after_ns=0)
+    judge.refresh()
+    assert [verdict.verdict for verdict in judge.decide(DUE + SECOND)] == [PASS]
+    run.event(DUE + 2 * SECOND, HOUR_ON)
+    judge.refresh()
+    (verdict,) = judge.decide(DUE + 2 * SECOND)
+    assert (verdict.item, verdict.revision, verdict.faults) == ("background-1", 2, ("duplicate",))
+
+
 def test_an_event_nobody_asked_for_blames_no_item(run: RunWriter) -> None:
     hour_on(run)
     run.event(DUE + MS, HOUR_ON)
@@ -417,6 +477,12 @@ def test_a_stall_does_not_explain_more_than_it_lasted(run: RunWriter) -> None:
     assert only(run).faults == ("late",)
 
 
+def test_a_stall_over_the_whole_linger_makes_absence_inconclusive(run: RunWriter) -> None:
+    hour_on(run)
+    run.journal("stall", from_ns=DUE + 50 * MS, to_ns=DUE + 7 * SECOND)
+    assert only(run).verdict == INCONCLUSIVE
+
+
 def test_a_stall_that_may_hide_an_early_event_is_inconclusive(run: RunWriter) -> None:
     hour_on(run)
     run.journal("stall", from_ns=DUE - 100 * MS, to_ns=DUE + 2 * MS)
@@ -477,6 +543,15 @@ def test_the_known_defect_is_a_fault_when_it_stops_occurring(january: RunWriter)
     assert "known defect broken-unhalt did not occur" in verdict.diagnosis
 
 
+def test_the_known_defect_within_an_update_is_named_when_it_may_have_stopped(january: RunWriter) -> None:
+    january.do("a", AT, [*BROKEN_UNHALT, (500 * MS, 0x04, 0x13)], mode="halted")
+    new = JAN_31 + 10 * 86_400 + 3600
+    january.event(AT + 1_501 * MS, settled(JAN_31 + 5, new, new - JAN_31 - 5, 2) | {"estimated": True})
+    verdict = only(january)
+    assert verdict.faults == ("payload",)
+    assert "perhaps the known defect broken-unhalt did not occur" in verdict.diagnosis
+
+
 def test_the_update_after_the_known_defect_has_a_lost_link(january: RunWriter) -> None:
     january.do("a", AT, BROKEN_UNHALT, mode="halted")
     january.do("b", AT + 4 * SECOND, [(0, 0x04, 0x13)])
@@ -527,6 +602,13 @@ def test_a_gap_close_to_the_window_admits_both_readings(run: RunWriter, gap_ns: 
     verdict = only(run)
     assert verdict.verdict == PASS
     assert len(verdict.expected) == (2 if reading == "two" else 1)
+
+
+@pytest.mark.parametrize(("gap_ns", "events"), [(SECOND - 1, 1), (SECOND, 2)])
+def test_where_nothing_was_heard_plain_arithmetic_decides(run: RunWriter, gap_ns: int, events: int) -> None:
+    run.do("a", AT, [(0, 0x04, 0x13), (gap_ns, 0x04, 0x15)])
+    verdict = only(run)
+    assert (verdict.faults, len(verdict.expected)) == (("missing",), events)
 
 
 def test_outside_50_ms_only_one_reading_is_admitted(run: RunWriter) -> None:
