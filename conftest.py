@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["fixtures.session", "fixtures.plans", "fixtures.ladder", "fixtures.updates"]
+pytest_plugins = ["fixtures.session", "fixtures.plans", "fixtures.ladder", "fixtures.updates", "fixtures.outermost"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

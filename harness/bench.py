@@ -167,6 +167,10 @@ class GuestSpec(_Part):
         Field(pattern=r"^[ -~]{0,2000}$", description="more kernel arguments, in one line, or null"),
     ] = None
     disk: Annotated[ExistingFile | None, Field(description="a disk image to start from, or null")] = None
+    boot_timeout: Annotated[
+        float,
+        Field(ge=1, le=3600, description="a number of seconds from 1 to 3600 in which the guest must answer"),
+    ] = 120.0
     vrtc: Annotated[Literal["dm"], Field(description="dm (the device model's virtual RTC)")] = "dm"
 
     @model_validator(mode="after")

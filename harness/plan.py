@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FORMAT: Literal[1] = 1
@@ -176,11 +177,14 @@ class PlanFile(_Frozen):
 
 
 def dump_plans(plans: Iterable[Plan], seed: int | None) -> str:
-    """Plans as the YAML text of a plan file."""
-    import yaml
+    """Plans as the text of a plan file, to which `dump_plan` can add more."""
+    head = f"version: {FORMAT}\n" + (f"seed: {seed}\n" if seed is not None else "")
+    return head + "plans:\n" + "".join(map(dump_plan, plans))
 
-    file = PlanFile(version=FORMAT, seed=seed, plans=tuple(plans))
-    document = file.model_dump(mode="json", exclude_none=True)
+
+def dump_plan(plan: Plan) -> str:
+    """One plan as an entry of a plan file's list."""
+    document = [plan.model_dump(mode="json", exclude_none=True)]
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
 
 

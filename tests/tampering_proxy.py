@@ -1,4 +1,4 @@
-"""A dishonest go-between: `--event-socket` leads the harness here, and now and then an event is not passed on as it came.
+"""A dishonest go-between on `--event-socket`: now and then an event is not passed on as it came.
 
 python -m tests.tampering_proxy RUN --seed N [--one-in N]
     RUN: the run directory; for each guest with RUN/<vm>/monitor.sock it listens on RUN/<vm>/proxy.sock.
@@ -24,6 +24,7 @@ from harness.listener import ObjectReader
 from harness.vm_event import RtcChange, RtcChangeSettler
 from harness.vrtc import DmVrtc
 
+DEEDS = ("drop", "double", "double later", "delay", "hasten next", "alter", "alter", "alter")
 HASTENED_BY = 0.3
 FIELDS = ("vm_event", "last_time", "new_time", "delta_time", "raw_events", "source", "vm", "estimated", "lost")
 
@@ -129,7 +130,7 @@ class Proxy:
         if self._choice.randrange(self._one_in):
             client.sendall(json.dumps(event).encode())
             return False
-        what = self._choice.choice(("drop", "double", "double later", "delay", "hasten next", "alter", "alter", "alter"))
+        what = self._choice.choice(DEEDS)
         if what == "hasten next":
             client.sendall(json.dumps(event).encode())
             return True

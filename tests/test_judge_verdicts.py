@@ -383,7 +383,7 @@ def test_garbage_is_the_fault_of_the_update_in_flight(run: RunWriter) -> None:
     run.event(DUE + MS, HOUR_ON)
     verdict = only(run)
     assert (verdict.verdict, verdict.faults) == (PRODUCT_FAULT, ("garbage",))
-    assert "hex deadbeef" in verdict.diagnosis
+    assert r"\xde\xad\xbe\xef" in verdict.diagnosis
 
 
 def test_garbage_between_updates_is_the_fault_of_the_one_before(run: RunWriter) -> None:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.listener import EventListener, ObjectReader
-from hypothesis import given
-from hypothesis import strategies as st
 
 EVENT = {"vm_event": 0, "last_time": -1, "new_time": 1, "delta_time": 2, "text": 'a{"\\ü}', "n": None, "f": 1.5e-3}
 json_objects = st.dictionaries(

@@ -8,12 +8,13 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fixtures import plan_sets
 from harness.errors import ConfigurationError
 from harness.plan import REGISTERS, Pause, Plan, PlanFile, SetClock, ValueSource, dump_plans, random_pauses
 from harness.yamlfile import load_yaml_model
-from hypothesis import given
-from hypothesis import strategies as st
 
 SETS = [
     plan_sets.random_orders,

@@ -40,9 +40,13 @@ class ExitRecord:
         """The process exit status that goes with the record."""
         return {None: 0, "infrastructure": EXIT_INFRASTRUCTURE, "configuration": EXIT_CONFIGURATION}[self.fault]
 
+    def as_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps({"class": self.fault, **{k: v for k, v in asdict(self).items() if k != "fault"}})
+
     def write(self, path: Path | None) -> None:
         """Leave the record in the file, if one was asked for, and in any case on stderr (the disk may be full)."""
-        text = json.dumps({"class": self.fault, **{k: v for k, v in asdict(self).items() if k != "fault"}})
+        text = self.as_json()
         print(f"{STDERR_MARK}{text}", file=sys.stderr, flush=True)
         if path is not None:
             try:

@@ -118,17 +118,14 @@ class DeviceModel:
                     key.data()
                 if relay is not None and relay.pending:
                     relay.flush()
-                console = relay.last_lines if relay is not None else []
                 if self._qemu.exit_code() is not None:
                     worker.join(CLOSE_TIMEOUT)
                     if relay is not None:
-                        relay.flush()
-                        console = relay.last_lines
-                    return self._qemu_ended(console, worker)
+                        relay.guest_ready()  # its last words may still be on the way
+                    return self._record(*self._qemu_ended(relay), relay, worker)
                 end = self._ending(relay, worker)
                 if end is not None:
-                    fault, reason, problem = end
-                    return self._record(fault, reason, problem, console, worker)
+                    return self._record(*end, relay, worker)
 
     def _ending(
         self, relay: ConsoleRelay | None, worker: TraceWorker
@@ -155,7 +152,12 @@ class DeviceModel:
     # -- how it ended ------------------------------------------------------------------------------------
 
     def _record(
-        self, fault: FaultClass | None, reason: str, problem: str, console: list[str], worker: TraceWorker
+        self,
+        fault: FaultClass | None,
+        reason: str,
+        problem: str,
+        relay: ConsoleRelay | None,
+        worker: TraceWorker,
     ) -> ExitRecord:
         return ExitRecord(
             fault=fault,
@@ -163,36 +165,33 @@ class DeviceModel:
             problem=problem,
             exit_code=self._qemu.exit_code(),
             stderr=list(self._qemu.stderr_lines),
-            console=console,
+            console=relay.last_lines if relay is not None else [],
             command=self._qemu.command,
             last_trace_ns=worker.last_stamp_ns,
             ended_ns=time.monotonic_ns(),
         )
 
-    def _qemu_ended(self, console: list[str], worker: TraceWorker) -> ExitRecord:
+    def _qemu_ended(self, relay: ConsoleRelay | None) -> tuple[FaultClass | None, str, str]:
         self._qemu.qmp.close(1.0)  # so that its last event, with the reason, has been seen
         code = self._qemu.exit_code()
         assert code is not None
-        shutdown = self._shutdown or {}
-        fault: FaultClass | None
         if code < 0:
             name = signal.Signals(-code).name
-            fault, reason, problem = "infrastructure", "qemu-died", f"QEMU was ended by signal {-code} ({name})"
-        elif code > 0:
+            return "infrastructure", "qemu-died", f"QEMU was ended by signal {-code} ({name})"
+        if code > 0:
             said = "\n".join(self._qemu.stderr_lines)
-            fault = "infrastructure" if any(word in said for word in _BENCH_TROUBLE) else "configuration"
             last = self._qemu.stderr_lines[-1] if self._qemu.stderr_lines else "and said nothing"
-            reason, problem = "qemu-refused", f"QEMU ended with exit code {code}: {last}"
-        else:
-            why = str(shutdown.get("reason", "guest-shutdown"))
-            panicked = any("Kernel panic" in line for line in console)
-            if panicked or why == "guest-panic":
-                fault, reason, problem = "infrastructure", "guest-panic", "the guest's kernel panicked"
-            elif why == "guest-reset":
-                fault, reason, problem = "infrastructure", why, "the guest reset itself and was not to"
-            else:
-                fault, reason, problem = None, why, "the guest was shut down"
-        return self._record(fault, reason, problem, console, worker)
+            fault: FaultClass = (
+                "infrastructure" if any(word in said for word in _BENCH_TROUBLE) else "configuration"
+            )
+            return fault, "qemu-refused", f"QEMU ended with exit code {code}: {last}"
+        panic = relay.line_with("Kernel panic") if relay is not None else None
+        if panic is not None:
+            return "infrastructure", "guest-panic", f"the guest's kernel panicked: {panic}"
+        why = str((self._shutdown or {}).get("reason", "guest-shutdown"))
+        if why == "guest-reset":
+            return "infrastructure", why, "the guest reset itself and was not to"
+        return None, why, "the guest was shut down"
 
     # -- called from other threads -----------------------------------------------------------------------
 

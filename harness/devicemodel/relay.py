@@ -9,7 +9,7 @@ import socket
 
 _CHUNK = 4096
 _LIMIT = 1 << 20
-_KEPT = 8192
+_KEPT = 32768
 
 
 class ConsoleRelay:
@@ -25,7 +25,7 @@ class ConsoleRelay:
         self._stdin, self._stdout = stdin, stdout
         self._to_guest = bytearray()
         self._to_us = bytearray()
-        self._kept: collections.deque[bytes] = collections.deque(maxlen=64)
+        self._kept: collections.deque[bytes] = collections.deque(maxlen=256)
         self._guest_open = True
         self.closed = False
         guest.setblocking(False)
@@ -35,11 +35,18 @@ class ConsoleRelay:
         self._poll_input = self._watch(stdin)
         selector.register(guest, selectors.EVENT_READ, self.guest_ready)
 
+    def line_with(self, words: str) -> str | None:
+        """The first line among the guest's last output that has these words."""
+        return next((line for line in self._lines() if words in line), None)
+
     @property
     def last_lines(self) -> list[str]:
         """The last lines the guest printed."""
+        return self._lines()[-20:]
+
+    def _lines(self) -> list[str]:
         text = b"".join(self._kept)[-_KEPT:].decode("utf-8", "replace")
-        return [line.rstrip("\r") for line in text.split("\n") if line.strip()][-20:]
+        return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
     def _watch(self, stdin: int) -> bool:
         try:
@@ -68,6 +75,8 @@ class ConsoleRelay:
 
     def guest_ready(self) -> None:
         """The guest has printed something, or there is room again for what we have for it."""
+        if not self._guest_open:
+            return
         try:
             data = self._guest.recv(_CHUNK * 4)
         except BlockingIOError:

@@ -77,6 +77,7 @@ class Engine:
         self._on_verdict = on_verdict
         self._changed = threading.Condition()
         self._queues: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
+        self._again: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
         self._outcomes: dict[str, Outcome] = {}
         self._lanes: list[Lane] = []
         self._kinds: dict[str, str] = {}
@@ -87,6 +88,9 @@ class Engine:
         self._decided = 0
         self._inconclusive = 0
         self._closed = False
+        self.errors: list[BenchError] = []
+        """Why guests were lost, in the order in which they were."""
+
         self.rundir = RunDirectory(
             settings.run_dir,
             settings.seed,
@@ -199,9 +203,12 @@ class Engine:
     def take(self, lane: Lane) -> Task | None:
         """The next task for a guest of the lane's kind."""
         with self._changed:
-            tasks = self._queues[self._kinds[lane.name]]
+            again = self._again[lane.name]
+            tasks = again or self._queues[self._kinds[lane.name]]
             if not tasks:
                 return None
+            # An update is known to have been worth nothing when it is repeated: not when its guest died of it.
+            self._inconclusive += bool(again)
             task = tasks.popleft()
             self._outcomes[task.plan.id].vm = lane.name
             self._outcomes[task.plan.id].attempts = task.attempt
@@ -225,13 +232,13 @@ class Engine:
         outcome.verdict = verdict
         outcome.due_ns = max((event.due_ns for event in verdict.expected), default=verdict.decided_ns)
         if verdict.verdict == "inconclusive":
-            self._inconclusive += 1
-            if outcome.attempts < ATTEMPTS and lane.name in self._alive and not self._closed:
-                attempt = outcome.attempts + 1
-                task = Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt)
-                self._queues[self._kinds[lane.name]].appendleft(task)
-                outcome.verdict = None
+            if lane.failed:
                 return
+            if outcome.attempts < ATTEMPTS and not self._closed:
+                attempt = outcome.attempts + 1
+                self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt))
+                return
+            self._inconclusive += 1
             outcome.error = outcome.error or InfrastructureError(f"{verdict.item}: {verdict.diagnosis}")
             outcome.final = True
         elif verdict.verdict == "product fault":
@@ -258,6 +265,8 @@ class Engine:
             family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
             self._note_error(family, lane.name, str(error))
         with self._changed:
+            if error is not None:
+                self.errors.append(error)
             self._alive.discard(lane.name)
             kind = self._kinds[lane.name]
             alone = not any(self._kinds[name] == kind for name in self._alive)

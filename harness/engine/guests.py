@@ -72,6 +72,7 @@ class GuestFactory:
             event_socket=events,
             make_guest=lambda process, log_folder: _linux_guest(spec, name, nonce, process, log_folder),
             folder=folder,
+            boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
         )

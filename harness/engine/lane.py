@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import logging
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from harness.deadline import Deadline
 from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
-from harness.engine.rundir import RunDirectory, append_line
+from harness.engine.rundir import RunDirectory, append_line, write_whole
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.guests.base import Guest
 from harness.guests.linux import LinuxGuest
@@ -27,7 +28,6 @@ from harness.plan import Plan, SetClock
 
 log = logging.getLogger(__name__)
 
-BOOT_TIMEOUT = 120.0
 ITEM_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 10.0
 EXIT_GRACE = 1.0
@@ -86,6 +86,7 @@ class GuestParts:
     event_socket: Path
     make_guest: Callable[[HostProcess, Path], Guest]
     folder: Path
+    boot_timeout: float
     window_ns: int
     estimate_tolerance: int
 
@@ -99,6 +100,9 @@ class Lane:
         self.name = parts.name
         self.parts = parts
         self.done: list[Plan] = []
+        self.failed = False
+        """Whether the guest was lost: what could not be judged then is not to be tried again here."""
+
         self._host = host
         self._desk = desk
         self._rundir = rundir
@@ -107,6 +111,7 @@ class Lane:
         self._stopping = threading.Event()
         self._ripe: dict[str, int] = {}
         self._decided: set[str] = set()
+        self._troubles = 0
         self._process: HostProcess | None = None
         self._listener: EventListener | None = None
         self._guest: Guest | None = None
@@ -148,8 +153,10 @@ class Lane:
                     self._boot(stack)
                     self._work()
                 except BenchError as problem:
+                    self.failed = True
                     error = self._true_cause(problem)
                 except OSError as problem:
+                    self.failed = True
                     error = self._true_cause(InfrastructureError(f"{type(problem).__name__}: {problem}"))
                 finally:
                     if self._listener is not None:
@@ -168,7 +175,7 @@ class Lane:
         with self._slots.boots:
             if self._stopping.is_set():
                 return
-            deadline = Deadline(BOOT_TIMEOUT)
+            deadline = Deadline(self.parts.boot_timeout)
             process = self._host.start(self.parts.command, log=self.parts.folder / "device-model.log")
             self._process = process
             stack.callback(lambda: process.close(Deadline(CLOSE_TIMEOUT)))
@@ -182,20 +189,26 @@ class Lane:
             self._guest.boot(deadline)
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
-            task = self._desk.take(self)
-            if task is None:
-                break
-            self.done.append(task.plan)
-            self._carry_out(task)
-        if self.done and not self._stopping.is_set():
-            self._rundir.save_plans(self.name, self.done)
+        """All there is to do; what lingering shows to be worth repeating, too."""
+        for turn in itertools.count(1):
+            if not self._work_off() or self._stopping.is_set():
+                return
+            item = "rtc-set-right" if turn == 1 else f"rtc-set-right~{turn}"
             now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0, tzinfo=None)
-            self._carry_out(
-                Task(Plan(id="rtc-set-right", actions=(SetClock(mode="halted", value=now),)), "rtc-set-right"),
-                role="restore",
-            )
+            set_right = Plan(id=item, actions=(SetClock(mode="halted", value=now),))
+            self._carry_out(Task(set_right, item), role="restore")
             self._linger()
+
+    def _work_off(self) -> bool:
+        """Carry out the tasks there are; whether there were any."""
+        worked = False
+        while not self._stopping.is_set() and (task := self._desk.take(self)) is not None:
+            worked = True
+            if task.attempt == 1:
+                self.done.append(task.plan)
+                self._rundir.append_plan(self.name, task.plan)
+            self._carry_out(task)
+        return worked
 
     # -- one task ----------------------------------------------------------------------------------------
 
@@ -287,7 +300,11 @@ class Lane:
         """Have the judge look at what is new; verdicts go to disk, then to the desk."""
         now = time.monotonic_ns()
         self._judge.refresh()
-        for verdict in self._judge.decide(now, final=final):
+        verdicts = self._judge.decide(now, final=final)
+        for trouble in self._judge.errors[self._troubles :]:
+            self._rundir.add_error("infrastructure", self.name, str(trouble))
+        self._troubles = len(self._judge.errors)
+        for verdict in verdicts:
             self._decided.add(verdict.item)
             self._ripe.pop(verdict.item, None)
             append_line(self.parts.folder / "verdicts.jsonl", verdict.as_json())
@@ -314,6 +331,7 @@ class Lane:
             return problem
         record = self._exit_record()
         if record is None:
+            self._note_silent_end()
             return InfrastructureError(
                 f"the device model of {self.name} ended (status {self._process.exit_status()}) and said not why",
                 last_lines=self._process.last_lines,
@@ -327,6 +345,17 @@ class Lane:
             last_lines=[*record.stderr[-5:], *record.console[-8:]] or problem.last_lines,
             log=self.parts.folder / "device-model.log",
         )
+
+    def _note_silent_end(self) -> None:
+        """A killed device model leaves no record; the judge has to know that the stream's end is nobody's fault."""
+        assert self._process is not None
+        status = self._process.exit_status()
+        problem = f"the device model ended with status {status} and left no record"
+        record = ExitRecord("infrastructure", "device-model-died", problem, ended_ns=time.monotonic_ns())
+        try:
+            write_whole(self.parts.folder / "exit.json", record.as_json() + "\n")
+        except OSError as error:
+            log.error("%s: exit.json: %s", self.name, error)
 
     def _exit_record(self) -> ExitRecord | None:
         assert self._process is not None

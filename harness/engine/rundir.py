@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigurationError, InfrastructureError
-from harness.plan import Plan, dump_plans
+from harness.plan import Plan, dump_plan, dump_plans
 
 FORMAT = 1
 
@@ -80,10 +80,18 @@ class RunDirectory:
             self._document["ended"] = _utc_now()
         self._save()
 
-    def save_plans(self, vm: str, plans: Sequence[Plan]) -> None:
-        """Write the plans that a guest was given, in the order in which it carried them out."""
-        if plans:
-            write_whole(self.guest(vm) / "plans.yaml", dump_plans(plans, self.seed))
+    def append_plan(self, vm: str, plan: Plan) -> None:
+        """Add to the plans that a guest was given, in the order in which it carries them out.
+
+        Raises InfrastructureError where the disk does not take it.
+        """
+        path = self.guest(vm) / "plans.yaml"
+        text = dump_plan(plan) if path.exists() else dump_plans([plan], self.seed)
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise disk_error(path, error) from error
 
     def save_replay(self, vm: str, plans: Sequence[Plan]) -> Path:
         """Write the plans that reproduce the last of them: it, and what put the clock where it was."""

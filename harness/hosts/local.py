@@ -35,7 +35,11 @@ class LocalProcess:
         self.console, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                self._command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, start_new_session=True
+                self._command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
         except OSError as error:
             self.console.close()

@@ -103,5 +103,13 @@ class Case:
         if incident.fault == "closed":
             reason = f" ({incident.text})" if incident.text else ""
             return f"the event stream was closed while the device model lived{reason}"
-        shown = incident.text if len(incident.text) <= 64 else incident.text[:61] + "..."
-        return f"bytes on the event stream that are no JSON event: hex {shown}"
+        return f"bytes on the event stream that are no JSON event: {_shown_bytes(incident.text)}"
+
+
+def _shown_bytes(hexadecimal: str) -> str:
+    """The first bytes of an incident as Python writes them; as they stand in the journal if they are no hex."""
+    try:
+        data = bytes.fromhex(hexadecimal)
+    except ValueError:
+        return repr(hexadecimal[:60])
+    return repr(data[:60])[1:] + (f" and {len(data) - 60} bytes more" if len(data) > 60 else "")
