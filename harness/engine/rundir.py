@@ -113,8 +113,12 @@ class RunDirectory:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the new one."""
     draft = path.with_name(f".{path.name}.new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
