@@ -18,6 +18,7 @@ from harness.guests.console import Console
 from harness.guests.image import GuestImage, ImageSpec, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.hosts.base import HostProcess
+from harness.qemu.version import qemu_version
 
 if TYPE_CHECKING:
     from harness.engine.engine import EngineSettings
@@ -37,6 +38,7 @@ class GuestFactory:
         self._settings = settings
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
+        self._qemu = str(bench.qemu.binary or "qemu-system-x86_64")
         for option, template in (
             ("--service-socket", settings.service_socket),
             ("--event-socket", settings.event_socket),
@@ -48,7 +50,11 @@ class GuestFactory:
                 )
 
     def prepare(self, guests: list[GuestSpec], deadline: Deadline) -> None:
-        """Have the images of these guests ready; from the cache, if they were made before."""
+        """Have QEMU and the images of these guests ready; the images from the cache, if they were made before.
+
+        Raises ConfigurationError and InfrastructureError for what is missing, or cannot be fetched.
+        """
+        self._rundir.add_versions({"qemu": qemu_version(self._qemu, deadline)})
         for guest in guests:
             if guest.name not in self._images:
                 spec = ImageSpec(guest.kernel, guest.initrd, guest.append or "")
@@ -88,7 +94,7 @@ class GuestFactory:
             *("/usr/bin/env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "harness.devicemodel"),
             *("--cmd_monitor", str(service), "--window", str(bench.service.window)),
             *("--machine", spec.machine, "--memory", str(spec.memory)),
-            *("--qemu", str(bench.qemu.binary or "qemu-system-x86_64"), "--accelerator", bench.qemu.accelerator),
+            *("--qemu", self._qemu, "--accelerator", bench.qemu.accelerator),
             *("--rtc", bench.rtc.base.isoformat(), "--no-reboot"),
             *("--kernel", str(image.kernel), "--initrd", str(image.initrd)),
             *("--append", image.command_line(nonce)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +14,13 @@ from types import TracebackType
 from typing import Any
 
 from harness.deadline import Deadline
-from harness.errors import ConfigurationError, InfrastructureError
+from harness.errors import InfrastructureError
 from harness.qemu.arguments import Channels, Machine, qemu_command
 from harness.qemu.qmp import QmpMonitor
 from harness.qemu.trace import TraceDrain
+from harness.qemu.version import find_qemu
 
 _KEPT_LINES = 40
-_INSTALL = "install QEMU (Debian, Ubuntu: apt-get install qemu-system-x86), or name its binary in the bench file"
 
 
 class Qemu:
@@ -40,9 +39,7 @@ class Qemu:
         on_event: Callable[[Mapping[str, Any]], object] = lambda event: None,
         on_trace_end: Callable[[], object] = lambda: None,
     ) -> None:
-        binary = shutil.which(machine.binary)
-        if binary is None:
-            raise ConfigurationError(f"no QEMU binary {machine.binary!r} on this machine", hint=_INSTALL)
+        binary = find_qemu(machine.binary)
         self.trace = TraceDrain(on_trace_end)
         self.stderr_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self.console, console = socket.socketpair()
