@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the arguments on one line, quoted for a shell; versions go to stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.guests",
-        description="Makes the Linux image of the guests (in the cache) and prints the device model's arguments for it.",
+        description="Makes the guests' Linux image (in the cache) and prints the device model's arguments for it.",
     )
     parser.add_argument("--shell", action="store_true", help="start a busybox shell on the console, not the agent")
     options = parser.parse_args(arguments)
