@@ -1,6 +1,6 @@
 """Measures the event service: latency after due, throughput, lives a second, memory, idling.
 
-`python -m tests.bench_vm_event [--runs N]`; each figure as median and worst of the runs, with the load.
+`python -m tests.benchmarks.vm_event [--runs N]`; each figure as median and worst of the runs, with the load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.vm_event import RtcChange, SharedRing, VmEventService
 from harness.vm_event.source import TunnelSource
 from harness.vm_event.tunnel import Tunnel
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOON = 1718452800
 
 LISTENER = """

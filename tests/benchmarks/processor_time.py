@@ -1,0 +1,93 @@
+"""Samples the processor time of a running pytest, of its device models and of their QEMUs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PERIOD = 0.2
+
+
+@dataclass(frozen=True)
+class ProcessorTime:
+    """Seconds of processor time used up to a moment, by who used them."""
+
+    t_ns: int
+    harness: float
+    device_models: float
+    qemu: float
+
+
+class ProcessorClock:
+    """A thread that looks into /proc five times a second, until the process has ended."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last: dict[int, tuple[str, float]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="processor-clock", daemon=True)
+        self.samples: list[ProcessorTime] = []
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; `samples` is complete then."""
+        self._stop.set()
+        self._thread.join()
+
+    def between(self, begin_ns: int, end_ns: int) -> ProcessorTime:
+        """What was used between two moments, by the samples next to them; t_ns is the time between those."""
+        first = min(self.samples, key=lambda each: abs(each.t_ns - begin_ns))
+        last = min(self.samples, key=lambda each: abs(each.t_ns - end_ns))
+        return ProcessorTime(
+            last.t_ns - first.t_ns,
+            last.harness - first.harness,
+            last.device_models - first.device_models,
+            last.qemu - first.qemu,
+        )
+
+    def _run(self) -> None:
+        while True:
+            self._sample()
+            if self._stop.wait(_PERIOD):
+                return
+
+    def _sample(self) -> None:
+        for pid in self._family():
+            found = _own_time(pid)
+            if found is not None:
+                self._last[pid] = found
+        # A process that has ended keeps the time it had used when it was last seen.
+        used = {"qemu": 0.0, "harness": 0.0, "device model": 0.0}
+        for pid, (name, seconds) in self._last.items():
+            who = "qemu" if name.startswith("qemu") else "harness" if pid == self._pid else "device model"
+            used[who] += seconds
+        self.samples.append(ProcessorTime(time.monotonic_ns(), used["harness"], used["device model"], used["qemu"]))
+
+    def _family(self) -> list[int]:
+        found, at = [self._pid], 0
+        while at < len(found):
+            for children in Path(f"/proc/{found[at]}/task").glob("*/children"):
+                try:
+                    found += map(int, children.read_text(encoding="ascii").split())
+                except OSError:
+                    continue  # that thread has ended meanwhile
+            at += 1
+        return found
+
+
+def _own_time(pid: int) -> tuple[str, float] | None:
+    """A process's name and the processor time of all its threads, without its children's; None: it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return name, (int(fields[11]) + int(fields[12])) / _TICK

@@ -1,0 +1,142 @@
+"""One run of the scenarios, as a user starts it, and the moments that its run directory and its output tell."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.machine import ROOT
+from tests.benchmarks.processor_time import ProcessorClock, ProcessorTime
+
+WITHOUT_PAUSES = "random_order and not pauses"
+PAUSED_ONE_IN = 5
+_VERDICT_LINE = re.compile(rb"(\x1b\[[0-9;]*m)?(pass|product fault|known defect|inconclusive) ")
+_PATIENCE = 600
+
+
+class ScenarioRun:
+    """pytest over the random orders without pauses; every moment in seconds after its exec.
+
+    updates: how many, both modes together. On a machine that is too busy pytest ends with an infrastructure error;
+    what was judged was judged all the same. Raises RuntimeError when nothing was.
+    """
+
+    def __init__(self, folder: Path, *, updates: int, guests: int | None) -> None:
+        per_mode = -(-updates * PAUSED_ONE_IN // (2 * (PAUSED_ONE_IN - 1)))
+        command = [
+            *(sys.executable, "-m", "pytest", "scenarios", "-m", "qemu", "-k", WITHOUT_PAUSES),
+            *("--rtc-updates", str(per_mode), "--run-dir", str(folder), "--no-html"),
+        ]
+        if guests is not None:
+            command += ["--rtc-guests", str(guests)]
+        self._folder = folder
+        self._printed_ns: int | None = None
+        self._said: list[bytes] = []
+        self._began_ns = time.monotonic_ns()
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            clock = ProcessorClock(process.pid)
+            clock.start()
+            killer = threading.Timer(_PATIENCE, process.kill)
+            killer.start()
+            assert process.stdout is not None
+            for line in process.stdout:
+                if self._printed_ns is None and _VERDICT_LINE.match(line):
+                    self._printed_ns = time.monotonic_ns()
+                self._said.append(line)
+            _, status, used = os.wait4(process.pid, 0)
+            self._ended_ns = time.monotonic_ns()
+            process.returncode = os.waitstatus_to_exitcode(status)
+            killer.cancel()
+            clock.close()
+        self.exit_status = process.returncode
+        self._clock = clock
+        self._used = used.ru_utime + used.ru_stime
+        decisions = [v for v in self._records("verdicts.jsonl") if v["role"] == "update" and v["revision"] == 1]
+        self._verdicts = sorted(
+            (v for v in decisions if v["verdict"] != "inconclusive"), key=lambda v: int(v["decided_ns"])
+        )
+        self.inconclusive = len(decisions) - len(self._verdicts)
+        if len(self._verdicts) < 2:
+            raise RuntimeError(f"pytest ended with {self.exit_status}:\n{b''.join(self._said[-40:]).decode()}")
+
+    def _records(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for path in sorted(self._folder.glob(f"*/{name}")):
+            found += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return found
+
+    @property
+    def updates(self) -> int:
+        """Updates with a verdict."""
+        return len(self._verdicts)
+
+    @property
+    def first_verdict(self) -> float:
+        """When the first verdict was given."""
+        return self._after(self._verdicts[0]["decided_ns"])
+
+    @property
+    def first_line(self) -> float:
+        """When the first verdict stood on the terminal; nan where none did."""
+        return float("nan") if self._printed_ns is None else self._after(self._printed_ns)
+
+    @property
+    def last_verdict(self) -> float:
+        """When the last update's verdict was given."""
+        return self._after(self._verdicts[-1]["decided_ns"])
+
+    @property
+    def end(self) -> float:
+        """When pytest had ended."""
+        return self._after(self._ended_ns)
+
+    @property
+    def seconds_per_update(self) -> float:
+        """From verdict to verdict on one guest, boot and end left out."""
+        return self.last_verdict_after_first / (self.updates - 1)
+
+    @property
+    def last_verdict_after_first(self) -> float:
+        """Seconds in which all updates but the first were judged."""
+        return self.last_verdict - self.first_verdict
+
+    @property
+    def starts_apart(self) -> list[float]:
+        """Seconds from one update's beginning to the next one's on its guest."""
+        apart = []
+        for path in self._folder.glob("*/agent.jsonl"):
+            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            starts = [record["start_ns"] for record in records if record["role"] == "update"]
+            apart += [(late - early) / 1e9 for early, late in itertools.pairwise(starts)]
+        return apart
+
+    @property
+    def latencies_ms(self) -> list[float]:
+        """Of each settled event, how long after due it was received."""
+        return [seen["after_due_ms"] for verdict in self._verdicts for seen in verdict["seen"]]
+
+    @property
+    def processor_time(self) -> float:
+        """Seconds of processor time of the whole run: pytest, device models, QEMUs, boot and end included."""
+        return self._used
+
+    def processor_time_at_work(self) -> ProcessorTime:
+        """Processor time between the first and the last verdict, by who used it."""
+        return self._clock.between(self._verdicts[0]["decided_ns"], self._verdicts[-1]["decided_ns"])
+
+    def processor_time_before(self) -> ProcessorTime:
+        """Processor time up to the first verdict, by who used it."""
+        return self._clock.between(self._began_ns, self._verdicts[0]["decided_ns"])
+
+    def _after(self, t_ns: int) -> float:
+        return (t_ns - self._began_ns) / 1e9
