@@ -79,10 +79,11 @@ class TraceDrain:
 
     def close(self, timeout: float) -> bool:
         """Wait for the end of the pipe, after QEMU's; False if it did not come within `timeout` seconds."""
-        if self.write_end >= 0:  # never started
-            os.close(self.write_end)
-            os.close(self._read_end)
-            self.write_end = -1
+        if not self._thread.ident:  # never started
+            if self.write_end >= 0:
+                os.close(self.write_end)
+                os.close(self._read_end)
+                self.write_end = -1
             return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
