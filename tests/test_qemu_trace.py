@@ -1,0 +1,163 @@
+"""QEMU's trace: its lines, and the drain that reads them from the pipe."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.qemu.trace import Chunk, PortWrite, TraceDrain, port_write, wall_stamp_ns
+
+PATIENCE = 60.0
+PREFIX = b"19433@1795511679.603286:"
+WRITE = b"memory_region_ops_write cpu 0 mr 0x55d6c0a2 addr 0x71 value 0x2 size 1 name 'rtc'"
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, b""])
+def test_a_write_is_read_from_a_line_with_or_without_qemus_prefix(prefix: bytes) -> None:
+    assert port_write(prefix + WRITE) == PortWrite("rtc", 0x71, 0x2, 1)
+
+
+def test_a_write_without_a_guest_is_one_too() -> None:
+    assert port_write(WRITE.replace(b"cpu 0", b"cpu -1")) == PortWrite("rtc", 0x71, 0x2, 1)
+
+
+def test_size_address_and_a_region_with_blanks_are_read_as_they_stand() -> None:
+    line = b"memory_region_ops_write cpu 3 mr 0x7f addr 0xcf9 value 0xfffffffe size 4 name 'piix3 reset'"
+    assert port_write(line) == PortWrite("piix3 reset", 0xCF9, 0xFFFFFFFE, 4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"memory_region_ops_read cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rtc'",
+        WRITE[:-1],
+        WRITE.replace(b"value 0x2", b"value"),
+        b"runstate_set current_run_state 6 (prelaunch) new_state 9 (running)",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_any_other_line_is_no_write(line: bytes) -> None:
+    assert port_write(PREFIX + line) is None
+
+
+def test_the_stamp_is_the_wall_clock_to_the_microsecond() -> None:
+    assert wall_stamp_ns(PREFIX + WRITE) == 1_795_511_679_603_286_000
+    assert wall_stamp_ns(b"1@0.000001:x") == 1_000
+
+
+@pytest.mark.parametrize("line", [b"", WRITE, b"19433@1795511679:x", b"x" + PREFIX + WRITE])
+def test_a_line_without_a_stamp_has_none(line: bytes) -> None:
+    assert wall_stamp_ns(line) is None
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Writer:
+    """Holds the write end as QEMU does, and sees what the drain makes of what is written."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.drain = TraceDrain(self.ended.set)
+        self._end = os.dup(self.drain.write_end)
+        self.drain.start()
+
+    def write(self, data: bytes) -> None:
+        assert os.write(self._end, data) == len(data)
+
+    def close(self) -> None:
+        os.close(self._end)
+
+    def chunk(self) -> Chunk | None:
+        return self.drain.chunks.get(timeout=PATIENCE)
+
+    def rest(self) -> bytes:
+        """All that comes until the end."""
+        data = b""
+        while (chunk := self.chunk()) is not None:
+            data += chunk.data
+        return data
+
+
+def test_complete_lines_come_at_once_and_the_rest_of_a_line_with_its_end() -> None:
+    # given a drain into which a line and the beginning of another are written
+    writer = Writer()
+    writer.write(b"one\ntw")
+    first = writer.chunk()
+    assert first is not None and first.data == b"one\n"
+    # when the other line's end is written
+    writer.write(b"o\n")
+    second = writer.chunk()
+    # then the line comes whole, and is as old as its end
+    assert second is not None and second.data == b"two\n"
+    assert second.arrival.monotonic_ns >= first.arrival.monotonic_ns
+    writer.close()
+    assert writer.chunk() is None
+
+
+def test_a_line_that_qemu_died_in_comes_all_the_same() -> None:
+    writer = Writer()
+    writer.write(b"one\ncut o")
+    writer.close()
+    assert writer.rest() == b"one\ncut o\n"
+
+
+def test_the_end_of_the_pipe_is_told_after_the_last_line() -> None:
+    writer = Writer()
+    writer.write(b"last\n")
+    assert not writer.ended.is_set()
+    writer.close()
+    assert writer.ended.wait(PATIENCE)
+    assert writer.drain.close(PATIENCE)
+    assert writer.drain.chunks.qsize() == 2, "the line, then the end"
+
+
+def test_a_drain_whose_queue_nobody_reads_goes_on_reading_the_pipe() -> None:
+    # given far more than a pipe holds
+    writer = Writer()
+    line = b"x" * 4095 + b"\n"
+    # when it is written and nobody takes a chunk
+    for _ in range(1024):
+        writer.write(line)
+    # then the writer has not been kept waiting
+    writer.close()
+    assert writer.rest() == line * 1024
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=12))
+def test_whatever_the_pieces_every_byte_comes_once_and_chunks_are_whole_lines(pieces: list[bytes]) -> None:
+    writer = Writer()
+    for piece in pieces:
+        writer.write(piece)
+    writer.close()
+    data = b""
+    while (chunk := writer.chunk()) is not None:
+        assert chunk.data.endswith(b"\n")
+        data += chunk.data
+    whole = b"".join(pieces)
+    assert data == whole + (b"" if not whole or whole.endswith(b"\n") else b"\n")
+
+
+def test_while_somebody_holds_the_pipe_closing_says_that_the_reader_is_still_there() -> None:
+    writer = Writer()
+    assert not writer.drain.close(0)
+    writer.close()
+    assert writer.drain.close(PATIENCE)
+
+
+def test_no_descriptor_is_left_of_a_drain_whether_it_was_started_or_not() -> None:
+    before = descriptors()
+    never_started = TraceDrain()
+    assert never_started.close(0)
+    assert never_started.close(0), "closing again is no harm"
+    started = Writer()
+    started.close()
+    assert started.drain.close(PATIENCE)
+    assert descriptors() == before
