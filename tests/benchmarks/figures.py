@@ -188,6 +188,8 @@ def _first_verdict(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:
     yield Quantity("updates the harness's own stalls made inconclusive", "", [run.inconclusive for run in made])
     yield Quantity("pytest start to first verdict", "s", [run.first_verdict for run in made], 4.5)
     yield Quantity("pytest start to first verdict line", "s", [run.first_line for run in made], 4.5)
+    for stage in made[0].stages:
+        yield Quantity(f"- {stage}", "s", [run.stages[stage] for run in made])
 
 
 def _latency(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:

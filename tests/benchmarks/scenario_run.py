@@ -68,11 +68,14 @@ class ScenarioRun:
         self.inconclusive = len(decisions) - len(self._verdicts)
         if len(self._verdicts) < 2:
             raise RuntimeError(f"pytest ended with {self.exit_status}:\n{b''.join(self._said[-40:]).decode()}")
+        # Read now: the run directory need not outlive its run.
+        self.stages = self._stages()
+        self.starts_apart = self._starts_apart()
 
     def _records(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for path in sorted(self._folder.glob(f"*/{name}")):
-            found += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            found += _json_lines(path)
         return found
 
     @property
@@ -89,6 +92,31 @@ class ScenarioRun:
     def first_line(self) -> float:
         """When the first verdict stood on the terminal; nan where none did."""
         return float("nan") if self._printed_ns is None else self._after(self._printed_ns)
+
+    def _stages(self) -> dict[str, float]:
+        """Where the time to the first verdict goes: seconds of each stage, in their order; together all of it."""
+        first = self._verdicts[0]
+        folder = self._folder / first["vm"]
+        item = next(each for each in _json_lines(folder / "agent.jsonl") if each["item"] == first["item"])
+        lines = (folder / "trace.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        started = next(json.loads(line[2:])["stamp_ns"] for line in lines if line.startswith("# "))
+        traced = next(int(line.split()[0]) for line in lines if not line.startswith("# "))
+        console = (folder / "console.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        ready = next(int(line.split()[0]) for line in console if " ready " in line)
+        due = first["expected"][-1]["due_ns"]
+        run = json.loads((self._folder / "run.json").read_text(encoding="utf-8"))
+        moments = {
+            "pytest, to the engine": run["clock"]["monotonic_ns"],
+            "image, device model": started,
+            "QEMU's start": traced,
+            "boot of the guest": ready,
+            "greeting the agent": item["start_ns"],
+            "command and writes": due - run["window_ns"],
+            "settle window": due,
+            "time for a late event": first["decided_ns"],
+        }
+        before = [self._began_ns, *moments.values()]
+        return {name: (t_ns - early) / 1e9 for (name, t_ns), early in zip(moments.items(), before, strict=False)}
 
     @property
     def last_verdict(self) -> float:
@@ -110,13 +138,11 @@ class ScenarioRun:
         """Seconds in which all updates but the first were judged."""
         return self.last_verdict - self.first_verdict
 
-    @property
-    def starts_apart(self) -> list[float]:
+    def _starts_apart(self) -> list[float]:
         """Seconds from one update's beginning to the next one's on its guest."""
         apart = []
         for path in self._folder.glob("*/agent.jsonl"):
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            starts = [record["start_ns"] for record in records if record["role"] == "update"]
+            starts = [record["start_ns"] for record in _json_lines(path) if record["role"] == "update"]
             apart += [(late - early) / 1e9 for early, late in itertools.pairwise(starts)]
         return apart
 
@@ -140,3 +166,7 @@ class ScenarioRun:
 
     def _after(self, t_ns: int) -> float:
         return (t_ns - self._began_ns) / 1e9
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
