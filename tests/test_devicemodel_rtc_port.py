@@ -1,0 +1,243 @@
+"""The RTC's ports in QEMU's trace: which writes reach the vRTC, and which lines are a reset of the machine."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.devicemodel.rtc_port import RtcPort
+
+PREFIX = "19433@1795511679.603286:"
+RUNNING = "runstate_set current_run_state 6 (prelaunch) new_state 9 (running)"
+RESET_INDEX = 0x0D
+
+
+class Port:
+    """A port with a vRTC that notes what it is told."""
+
+    def __init__(self, prefix: str = PREFIX) -> None:
+        self.seen: list[object] = []
+        self._prefix = prefix
+        self._port = RtcPort(self, lambda full: self.seen.append("full reset" if full else "reset"))
+
+    def write(self, index: int, value: int) -> bool:
+        self.seen.append((index, value))
+        return True
+
+    def line(self, text: str) -> None:
+        self._port.feed((self._prefix + text).encode())
+
+    def out(self, address: int, value: int, *, size: int = 1, region: str = "") -> None:
+        """A port write as QEMU traces it."""
+        name = region or {0x70: "rtc-index", 0x71: "rtc", 0xCF9: "piix3-reset-control"}[address]
+        self.line(
+            f"memory_region_ops_write cpu 0 mr 0x55d0 addr {address:#x} value {value:#x} size {size} name '{name}'"
+        )
+
+    def reset(self, tree: str) -> None:
+        self.line(f"resettable_reset obj={tree} cold=0")
+
+    def boot(self) -> None:
+        """The resets at the start of every QEMU 7.2, and the machine's first running."""
+        for tree in ("0xb0", "0xb0", "0x30", "0xc0"):
+            self.reset(tree)
+        self.line(RUNNING)
+
+
+# -- index and data ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, ""])
+def test_a_data_write_goes_to_the_register_of_the_index_write_before_it(prefix: str) -> None:
+    port = Port(prefix)
+    port.out(0x70, 0x09)
+    port.out(0x71, 0x24)
+    assert port.seen == [(0x09, 0x24)]
+
+
+def test_bit_7_of_the_index_masks_the_nmi_and_is_no_part_of_it() -> None:
+    port = Port()
+    port.out(0x70, 0x8B)
+    port.out(0x71, 0x82)
+    assert port.seen == [(0x0B, 0x82)]
+
+
+def test_an_index_holds_until_the_next_one_whatever_is_written_in_between() -> None:
+    port = Port()
+    port.out(0x70, 0x04)
+    port.out(0x71, 0x11)
+    port.out(0x3F8, 0x02, region="serial")
+    port.out(0x71, 0x12)
+    port.out(0x70, 0x07)
+    port.out(0x70, 0x08)
+    port.out(0x71, 0x05)
+    assert port.seen == [(0x04, 0x11), (0x04, 0x12), (0x08, 0x05)]
+
+
+def test_before_any_index_write_the_index_is_what_a_reset_leaves() -> None:
+    port = Port()
+    port.out(0x71, 0x55)
+    assert port.seen == [(RESET_INDEX, 0x55)]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_wide_write_is_not_taken_since_its_single_writes_follow(size: int) -> None:
+    # given a 16-bit write to the index port, as QEMU traces it: whole, and then in its two parts
+    port = Port()
+    port.out(0x70, 0x3404, size=size)
+    port.out(0x70, 0x04)
+    port.out(0x71, 0x34)
+    port.out(0x71, 0x9999, size=size)
+    # then the register is written once
+    assert port.seen == [(0x04, 0x34)]
+
+
+@pytest.mark.parametrize("region", ["serial", "pic", "rtc-index-2", "RTC", "hpet"])
+def test_other_regions_are_not_the_rtc_even_at_its_addresses(region: str) -> None:
+    port = Port()
+    port.out(0x70, 0x09)
+    port.out(0x70, 0x02, region=region)
+    port.out(0x71, 0x24, region=region)
+    port.out(0x71, 0x25)
+    assert port.seen == [(0x09, 0x25)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "memory_region_ops_read cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rtc'",
+        "memory_region_ops_write cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rt",
+        "memory_region_ops_write cpu 0 mr",
+        "resettable_reset obj=",
+        "runstate_set",
+    ],
+)
+def test_reads_and_torn_lines_say_nothing(line: str) -> None:
+    port = Port()
+    port.line(line)
+    assert port.seen == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255))))
+def test_every_pair_arrives_in_its_order(pairs: list[tuple[int, int]]) -> None:
+    port = Port()
+    for index, value in pairs:
+        port.out(0x70, index)
+        port.out(0x71, value)
+    assert port.seen == [(index & 0x7F, value) for index, value in pairs]
+
+
+# -- resets --------------------------------------------------------------------------------------------------
+
+
+def test_the_resets_of_the_start_are_none() -> None:
+    port = Port()
+    port.boot()
+    assert port.seen == []
+
+
+def test_of_the_trees_that_qemu_resets_only_the_machines_own_counts() -> None:
+    # given a machine that runs
+    port = Port()
+    port.boot()
+    # when it is reset: QEMU resets two trees by themselves, and then the one that came last at the start
+    for tree in ("0xb0", "0x30", "0xc0"):
+        port.reset(tree)
+    assert port.seen == ["reset"]
+
+
+def test_resets_before_the_machine_first_runs_choose_the_tree_and_later_ones_do_not() -> None:
+    port = Port()
+    port.boot()
+    port.reset("0xee")
+    port.line(RUNNING)
+    port.reset("0xee")
+    port.reset("0xc0")
+    assert port.seen == ["reset"]
+
+
+def test_another_state_than_running_is_no_first_run() -> None:
+    port = Port()
+    port.reset("0xb0")
+    port.line("runstate_set current_run_state 9 (running) new_state 4 (paused)")
+    port.reset("0xc0")
+    port.line(RUNNING)
+    port.reset("0xb0")
+    port.reset("0xc0")
+    assert port.seen == ["reset"]
+
+
+def test_several_resets_in_a_row_are_told_each() -> None:
+    port = Port()
+    port.boot()
+    port.reset("0xc0")
+    port.reset("0xc0")
+    assert port.seen == ["reset", "reset"]
+
+
+def test_after_a_reset_the_index_is_a_resets_again() -> None:
+    port = Port()
+    port.boot()
+    port.out(0x70, 0x09)
+    port.reset("0xb0")
+    port.out(0x71, 0x01)
+    port.reset("0xc0")
+    port.out(0x71, 0x02)
+    assert port.seen == [(0x09, 0x01), "reset", (RESET_INDEX, 0x02)]
+
+
+# -- port 0xCF9 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ((0x02, 0x06), "reset"),
+        ((0x02, 0x0E), "full reset"),
+        ((0x0E,), "full reset"),
+        ((0x0C,), "full reset"),
+        ((0x08,), "reset"),
+        ((0x0A, 0x06), "reset"),
+        ((0x0E, 0x06), "reset"),
+        ((), "reset"),
+    ],
+)
+def test_a_reset_is_full_where_bit_3_was_set_in_the_write_that_caused_it(
+    written: tuple[int, ...], told: str
+) -> None:
+    port = Port()
+    port.boot()
+    for value in written:
+        port.out(0xCF9, value)
+    port.reset("0xc0")
+    assert port.seen == [told]
+
+
+@pytest.mark.parametrize("region", ["piix3-reset-control", "lpc-reset-control"])
+def test_the_port_counts_on_either_machine(region: str) -> None:
+    port = Port()
+    port.boot()
+    port.out(0xCF9, 0x0E, region=region)
+    port.reset("0xc0")
+    assert port.seen == ["full reset"]
+
+
+def test_one_request_makes_one_full_reset() -> None:
+    # given what SeaBIOS does after a full reset: it asks for a plain one
+    port = Port()
+    port.boot()
+    port.out(0xCF9, 0x0E)
+    port.reset("0xc0")
+    port.reset("0xc0")
+    assert port.seen == ["full reset", "reset"]
+
+
+def test_the_reset_of_another_tree_does_not_use_up_the_request() -> None:
+    port = Port()
+    port.boot()
+    port.out(0xCF9, 0x0E)
+    port.reset("0xb0")
+    port.reset("0xc0")
+    assert port.seen == ["full reset"]
