@@ -202,9 +202,9 @@ def _latency(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:
 
 
 def _processor_time(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:
-    at_work = [(run.processor_time_at_work(), run.updates - 1) for run in made]
+    at_work = [run.processor_time_at_work() for run in made]
     for name in ("harness", "device_models", "qemu"):
-        values = [getattr(used, name) / updates * 1000 for used, updates in at_work]
+        values = [getattr(each, name) * 1000 for each in at_work]
         yield Quantity(f"processor time an update, {name.replace('_', ' ')}", "ms", values)
     before = [run.processor_time_before() for run in made]
     for name in ("harness", "device_models", "qemu"):

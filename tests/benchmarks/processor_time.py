@@ -1,4 +1,4 @@
-"""Samples the processor time of a running pytest, of its device models and of their QEMUs."""
+"""Samples the processor time of a running pytest and its helpers, of its device models, and of their QEMUs."""
 
 from __future__ import annotations
 
@@ -60,13 +60,12 @@ class ProcessorClock:
 
     def _sample(self) -> None:
         for pid in self._family():
-            found = _own_time(pid)
-            if found is not None:
-                self._last[pid] = found
+            seconds = _own_time(pid)
+            if seconds is not None:
+                self._last[pid] = _who(pid), seconds
         # A process that has ended keeps the time it had used when it was last seen.
         used = {"qemu": 0.0, "harness": 0.0, "device model": 0.0}
-        for pid, (name, seconds) in self._last.items():
-            who = "qemu" if name.startswith("qemu") else "harness" if pid == self._pid else "device model"
+        for who, seconds in self._last.values():
             used[who] += seconds
         self.samples.append(ProcessorTime(time.monotonic_ns(), used["harness"], used["device model"], used["qemu"]))
 
@@ -82,12 +81,21 @@ class ProcessorClock:
         return found
 
 
-def _own_time(pid: int) -> tuple[str, float] | None:
-    """A process's name and the processor time of all its threads, without its children's; None: it is gone."""
+def _own_time(pid: int) -> float | None:
+    """Seconds of processor time of all threads of a process, without its children's; None: it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    name, _, rest = text.partition("(")[2].rpartition(")")
-    fields = rest.split()
-    return name, (int(fields[11]) + int(fields[12])) / _TICK
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def _who(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return "harness"
+    if b"qemu-system" in command.partition(b"\0")[0]:
+        return "qemu"
+    return "device model" if b"harness.devicemodel" in command else "harness"

@@ -32,7 +32,8 @@ class ScenarioRun:
     def __init__(self, folder: Path, *, updates: int, guests: int | None) -> None:
         per_mode = -(-updates * PAUSED_ONE_IN // (2 * (PAUSED_ONE_IN - 1)))
         command = [
-            *(sys.executable, "-m", "pytest", "scenarios", "-m", "qemu", "-k", WITHOUT_PAUSES),
+            *(sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "scenarios", "-m", "qemu"),
+            *("-k", WITHOUT_PAUSES),
             *("--rtc-updates", str(per_mode), "--run-dir", str(folder), "--no-html"),
         ]
         if guests is not None:
@@ -157,8 +158,14 @@ class ScenarioRun:
         return self._used
 
     def processor_time_at_work(self) -> ProcessorTime:
-        """Processor time between the first and the last verdict, by who used it."""
-        return self._clock.between(self._verdicts[0]["decided_ns"], self._verdicts[-1]["decided_ns"])
+        """Processor time an update, by who used it: from when every guest had one judged to the last verdict."""
+        seen: dict[str, int] = {}
+        for verdict in self._verdicts:
+            seen.setdefault(verdict["vm"], verdict["decided_ns"])
+        begin_ns = max(seen.values())
+        updates = sum(verdict["decided_ns"] > begin_ns for verdict in self._verdicts) or float("nan")
+        used = self._clock.between(begin_ns, self._verdicts[-1]["decided_ns"])
+        return ProcessorTime(used.t_ns, used.harness / updates, used.device_models / updates, used.qemu / updates)
 
     def processor_time_before(self) -> ProcessorTime:
         """Processor time up to the first verdict, by who used it."""
