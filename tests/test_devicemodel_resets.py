@@ -18,7 +18,7 @@ from harness.guests import QEMU_KVM, QEMU_TCG, Console, GuestImage, ImageSpec, L
 from harness.hosts.local import LocalHost, LocalProcess
 from harness.judge import GuestJudge
 from harness.judge.verdict import Verdict
-from harness.listener import EventListener
+from harness.listener import ListenerProcess
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -44,7 +44,8 @@ class Rebooting:
         self._process = process
         self._guest = guest
         self._heard = threading.Event()
-        self.listener = EventListener(folder / "monitor.sock", folder / "events.jsonl", self._heard.set)
+        self.listening = ListenerProcess()
+        self.listener = self.listening.listener(folder / "monitor.sock", folder / "events.jsonl", self._heard.set)
 
     def boot(self) -> None:
         self._guest.boot(Deadline(PATIENCE))
@@ -131,6 +132,7 @@ def rebooting(folder: Path, image: GuestImage) -> Iterator[Rebooting]:
         guest = LinuxGuest(console, nonce=NONCE, hypervisor=[QEMU_TCG, QEMU_KVM])
         stack.callback(guest.close)
         machine = Rebooting(folder, process, guest)
+        stack.callback(machine.listening.close)
         stack.callback(machine.listener.close)
         machine.listener.connect(Deadline(PATIENCE), lambda: process.exit_status() is not None)
         machine.boot()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.judge import INCONCLUSIVE, KNOWN_DEFECT, PASS, PRODUCT_FAULT, GuestJudge, Verdict
+from harness.judge.ruling import NOTICE_NS
 from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter, settled
 
 AT = T0 + 5 * SECOND
@@ -287,20 +288,65 @@ def test_missing_is_told_after_the_linger_and_revised_when_the_event_comes(run: 
     assert (verdict.revision, verdict.faults) == (1, ("missing",))
     run.event(DUE + 7 * SECOND, HOUR_ON)
     judge.refresh()
-    (verdict,) = judge.decide(DUE + 7 * SECOND)
+    (verdict,) = judge.decide(DUE + 7 * SECOND + NOTICE_NS)
     assert (verdict.revision, verdict.faults) == (2, ("late",))
 
 
-def test_a_late_event_is_told_at_once_and_a_double_revises(run: RunWriter) -> None:
+def test_a_late_event_is_told_once_a_stall_would_have_been_noticed_and_a_double_revises(run: RunWriter) -> None:
     hour_on(run)
     judge = GuestJudge(run.dir)
     run.event(DUE + SECOND, HOUR_ON)
     judge.refresh()
-    assert [verdict.faults for verdict in judge.decide(DUE + SECOND)] == [("late",)]
+    assert judge.decide(DUE + SECOND + NOTICE_NS - 1) == []
+    assert [verdict.faults for verdict in judge.decide(DUE + SECOND + NOTICE_NS)] == [("late",)]
     run.event(DUE + 4 * SECOND, HOUR_ON)
     judge.refresh()
     (verdict,) = judge.decide(DUE + 4 * SECOND)
     assert (verdict.revision, verdict.faults) == (2, ("duplicate", "late"))
+
+
+def test_an_event_that_a_stopped_processor_held_up_is_inconclusive_even_if_that_is_noticed_later(
+    run: RunWriter,
+) -> None:
+    hour_on(run)
+    judge = GuestJudge(run.dir)
+    run.event(DUE + 300 * MS, HOUR_ON)
+    judge.refresh()
+    assert judge.decide(DUE + 300 * MS) == []
+    run.journal("cpu-stall", t_ns=DUE + 310 * MS, cpu=1, from_ns=DUE - 10 * MS, to_ns=DUE + 290 * MS)
+    judge.refresh()
+    (verdict,) = judge.decide(DUE + 300 * MS + NOTICE_NS)
+    assert (verdict.verdict, verdict.faults) == ("inconclusive", ())
+    assert "stood still" in verdict.diagnosis
+
+
+def test_a_stopped_processor_does_not_cast_doubt_on_an_event_in_time(run: RunWriter) -> None:
+    hour_on(run)
+    run.event(DUE + MS, HOUR_ON)
+    run.journal("cpu-stall", t_ns=DUE + 100 * MS, cpu=1, from_ns=DUE - 100 * MS, to_ns=DUE + 90 * MS)
+    assert only(run).verdict == PASS
+
+
+def test_stalls_that_overlap_count_once(run: RunWriter) -> None:
+    hour_on(run)
+    run.event(DUE + 400 * MS, HOUR_ON)
+    for cpu in (0, 1):
+        run.journal("cpu-stall", t_ns=DUE + 200 * MS, cpu=cpu, from_ns=DUE, to_ns=DUE + 150 * MS)
+    assert only(run).faults == ("late",)
+
+
+def test_a_write_known_only_after_its_window_makes_a_split_inconclusive(run: RunWriter) -> None:
+    # given two writes 0.8 s apart, the second of which reached the service 0.3 s late
+    run.do("a", AT, [(0, 0x04, 0x13)])
+    run.lag_ns = 300 * MS
+    run.do("b", AT + 800 * MS, [(0, 0x02, 0x30)])
+    # when the service, not knowing of it, has told the first one alone
+    run.event(AT + SECOND + MS, HOUR_ON)
+    # then that is nobody's fault
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    verdicts = judge.decide(AT + 20 * SECOND, final=True)
+    assert verdicts and all(verdict.verdict == "inconclusive" for verdict in verdicts)
 
 
 def test_silence_is_told_after_window_and_grace(run: RunWriter) -> None:

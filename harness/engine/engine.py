@@ -14,12 +14,12 @@ from typing import Any
 from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
 from harness.engine.guests import GuestFactory, guest_for
-from harness.engine.heartbeat import Heartbeat
 from harness.engine.lane import LINGER_NS, Lane, Slots, Task
 from harness.engine.rundir import RunDirectory
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
 from harness.judge.verdict import Verdict
+from harness.listener import ListenerProcess
 from harness.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Engine:
         self._kinds: dict[str, str] = {}
         self._alive: set[str] = set()
         self._listened_for: dict[str, collections.deque[Outcome]] = collections.defaultdict(collections.deque)
-        self._heartbeat = Heartbeat(self._stalled)
+        self._listening: ListenerProcess | None = None
         self._beside: dict[tuple[str, str], Verdict] = {}
         self._decided = 0
         self._inconclusive = 0
@@ -120,12 +120,12 @@ class Engine:
             guests=threading.Semaphore(self._settings.guests), boots=threading.Semaphore(os.cpu_count() or 1)
         )
         factory.prepare([guest for guest, _ in lanes], Deadline(IMAGE_TIMEOUT))
+        self._listening = ListenerProcess()
         for guest, number in lanes:
             parts = factory.parts(guest, number)
-            self._lanes.append(Lane(parts, self._host, self, self.rundir, slots))
+            self._lanes.append(Lane(parts, self._host, self._listening, self, self.rundir, slots))
             self._alive.add(parts.name)
         self._kinds = {lane.name: guest.name for lane, (guest, _) in zip(self._lanes, lanes, strict=True)}
-        self._heartbeat.start()
         for lane in self._lanes:
             lane.start()
 
@@ -160,7 +160,8 @@ class Engine:
                 lane.join()
             raise
         finally:
-            self._heartbeat.close()
+            if self._listening is not None:
+                self._listening.close()
             self.rundir.end()
 
     def _stop_lanes(self) -> None:
@@ -286,10 +287,3 @@ class Engine:
             self.rundir.add_error(family, vm, text)
         except InfrastructureError:
             log.error("%s", text)
-
-    def _stalled(self, from_ns: int, to_ns: int) -> None:
-        log.debug("the harness stood still for %.0f ms", (to_ns - from_ns) / 1e6)
-        for lane in self._lanes:
-            lane.stalled(from_ns, to_ns)
-
-

@@ -23,7 +23,7 @@ from harness.guests.steps import AgentReport, Pause, Step, Write
 from harness.hosts.base import Host, HostProcess
 from harness.judge.guest import GuestJudge, ItemView
 from harness.judge.verdict import Verdict
-from harness.listener import EventListener
+from harness.listener import EventListener, ListenerProcess
 from harness.plan import Plan, SetClock
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,13 @@ class Lane:
     """A thread that owns one guest from its boot to its proven end."""
 
     def __init__(
-        self, parts: GuestParts, host: Host, desk: Desk, rundir: RunDirectory, slots: Slots
+        self,
+        parts: GuestParts,
+        host: Host,
+        listening: ListenerProcess,
+        desk: Desk,
+        rundir: RunDirectory,
+        slots: Slots,
     ) -> None:
         self.name = parts.name
         self.parts = parts
@@ -104,6 +110,7 @@ class Lane:
         """Whether the guest was lost: what could not be judged then is not to be tried again here."""
 
         self._host = host
+        self._listening = listening
         self._desk = desk
         self._rundir = rundir
         self._slots = slots
@@ -136,11 +143,6 @@ class Lane:
         """Wait until the guest is gone."""
         if self._thread.ident:
             self._thread.join()
-
-    def stalled(self, from_ns: int, to_ns: int) -> None:
-        """This process stood still for a while; noted where the judge reads it."""
-        if self._listener is not None:
-            self._listener.note_stall(from_ns, to_ns)
 
     # -- the lane's life ---------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Lane:
             self._process = process
             stack.callback(lambda: process.close(Deadline(CLOSE_TIMEOUT)))
             process.on_exit(self._changed.set)
-            self._listener = EventListener(
+            self._listener = self._listening.listener(
                 self.parts.event_socket, self.parts.folder / "events.jsonl", self._changed.set
             )
             self._listener.connect(deadline, lambda: process.exit_status() is not None or self._stopping.is_set())
@@ -314,8 +316,10 @@ class Lane:
     # -- failures ----------------------------------------------------------------------------------------
 
     def _check_alive(self) -> None:
-        """Raises InfrastructureError when the device model or the guest has died."""
-        assert self._process is not None and self._guest is not None
+        """Raises InfrastructureError when the device model, the guest or the listener has died."""
+        assert self._process is not None and self._guest is not None and self._listener is not None
+        if self._listener.failure is not None:
+            raise InfrastructureError(f"{self.name}: {self._listener.failure}")
         if self._process.exit_status() is not None:
             raise InfrastructureError(f"the device model of {self.name} has ended")
         self._guest.check()

@@ -122,12 +122,14 @@ class Evidence:
         self.chronicle.start(record)
 
     def _take_journal_line(self, line: str) -> None:
-        incidents, stalls = len(self.journal.incidents), len(self.journal.stalls)
+        incidents = len(self.journal.incidents)
+        stalls, cpu_stalls = len(self.journal.stalls), len(self.journal.cpu_stalls)
         problem = self.journal.feed(line)
         if problem is not None:
             self.trust.note(problem, self._dir / "events.jsonl")
         self.disturbed_ns += [incident.t_ns for incident in self.journal.incidents[incidents:]]
         self.disturbed_ns += [stall.from_ns for stall in self.journal.stalls[stalls:]]
+        self.disturbed_ns += [stall.from_ns for stall in self.journal.cpu_stalls[cpu_stalls:]]
 
     def _take_item(self, line: str) -> None:
         self._agent_line += 1

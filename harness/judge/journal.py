@@ -37,6 +37,8 @@ class Stall:
 class Journal:
     """The journal of one guest so far; lists are in order of arrival.
 
+    stalls: of the listener itself, whose stamps are then late. cpu_stalls: of a processor of its machine, on which
+    the service may have run; stamps are right, but what is late then need not be the service's fault.
     open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
     """
 
@@ -45,6 +47,7 @@ class Journal:
         self.times: list[int] = []
         self.incidents: list[Incident] = []
         self.stalls: list[Stall] = []
+        self.cpu_stalls: list[Stall] = []
         self.open_spans: list[tuple[int, int | None]] = []
         self.ended_ns: int | None = None
         self.last_ns = 0
@@ -63,6 +66,9 @@ class Journal:
         kind = record["kind"]
         if kind == "stall":
             self.stalls.append(Stall(int(record["from_ns"]), int(record["to_ns"])))
+            return
+        if kind == "cpu-stall":
+            self.cpu_stalls.append(Stall(int(record["from_ns"]), int(record["to_ns"])))
             return
         t_ns = int(record["t_ns"])
         if kind == "object":
@@ -101,5 +107,11 @@ class Journal:
         return any(begin <= t_ns and (end is None or t_ns < end) for begin, end in self.open_spans)
 
     def stalled_ns(self, from_ns: int, to_ns: int) -> int:
-        """For how long in that time the harness stood still."""
-        return sum(max(0, min(stall.to_ns, to_ns) - max(stall.from_ns, from_ns)) for stall in self.stalls)
+        """For how long in that time the listener, or a processor of its machine, stood still."""
+        total = reached = 0
+        for stall in sorted([*self.stalls, *self.cpu_stalls], key=lambda stall: stall.from_ns):
+            begin = max(stall.from_ns, from_ns, reached)
+            end = min(stall.to_ns, to_ns)
+            total += max(0, end - begin)
+            reached = max(reached, end)
+        return total

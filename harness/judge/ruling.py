@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,18 @@ from harness.judge.payload import differences
 from harness.judge.stream import Stream
 from harness.judge.updates import ExpectedEvent, Timing, Update
 from harness.judge.verdict import Seen
+
+NOTICE_NS = 400_000_000
+"""A processor that stood still is noticed once it goes on, which may be after an event that it held up."""
+
+STALL_GRAIN_NS = 45_000_000
+"""What the notice of a stall may miss of it at its two ends."""
+
+LAG_NS = 20_000_000
+"""A write is held up when it is known later than this after it was made; QEMU's trace takes 0.1 ms."""
+
+WORK_NS = 5_000_000
+"""What a write may take from the trace to the service."""
 
 
 @dataclass
@@ -56,13 +69,27 @@ class Judgement:
             if self._dies_with_service(update, event):
                 self._rule_dead(ruling, event, own, update.ended_by_restart_ns)
             elif own:
-                self._rule_heard(ruling, event, own, wanted[part])
+                self._rule_heard(ruling, event, own, wanted[part], now_ns)
             else:
                 self._rule_absent(ruling, update, event, now_ns)
             if several:
                 which = f"event {part + 1} of {len(update.events)}"
                 ruling.sentences[sentences:] = [f"{which}: {text}" for text in ruling.sentences[sentences:]]
+        if ruling.faults and (excuse := self._lagged(update)) is not None:
+            ruling.faults, ruling.sentences, ruling.excuses = [], [], [*ruling.excuses, excuse]
         return ruling
+
+    def _lagged(self, update: Update) -> str | None:
+        """Why the service may not have known of a write before the window after the one before it had passed."""
+        for before, raw in itertools.pairwise(update.raws):
+            end_ns = before.stamp_ns + self._timing.window_ns
+            held_ns = raw.arrival_ns - raw.stamp_ns
+            if stalled_ns := self._stream.stalled_ns(raw.arrival_ns, end_ns):
+                held_ns += stalled_ns + STALL_GRAIN_NS
+            if held_ns > LAG_NS and raw.stamp_ns + held_ns + WORK_NS > end_ns:
+                lag = duration(held_ns)
+                return f"this machine stood still: a write was held up for {lag}, until its window was as good as over"
+        return None
 
     def _dies_with_service(self, update: Update, event: ExpectedEvent) -> bool:
         restart_ns = update.ended_by_restart_ns
@@ -95,13 +122,20 @@ class Judgement:
         ruling.sentences.append(f"no event came, awaited until {duration(heard_ns)} after it was due")
 
     def _rule_heard(
-        self, ruling: Ruling, event: ExpectedEvent, own: Sequence[Match], wanted: dict[str, object]
+        self,
+        ruling: Ruling,
+        event: ExpectedEvent,
+        own: Sequence[Match],
+        wanted: dict[str, object],
+        now_ns: int | None,
     ) -> None:
         first = self._proper(event, own)
         for match in own:
             wrong = [] if match.exact else differences(wanted, match.seen.payload, self._tolerance)
             if match is first:
                 faults = self._rule_proper(ruling, event, match, wrong)
+                if "late" in faults and now_ns is not None and now_ns < match.seen.t_ns + NOTICE_NS:
+                    ruling.waiting_until_ns = max(match.seen.t_ns + NOTICE_NS, ruling.waiting_until_ns or 0)
             else:
                 faults = self._rule_further(ruling, event, first, match, wrong)
             self._add_seen(ruling, event, match, faults)
@@ -126,7 +160,7 @@ class Judgement:
             ruling.sentences.append(f"event {duration(event.due_ns - t_ns)} early")
         elif t_ns > event.latest_ns:
             if self._stream.lateness_is_ours(event, t_ns):
-                ruling.excuses.append("the harness stood still while the event was due")
+                ruling.excuses.append("this machine stood still while the event was due")
             else:
                 faults.append("late")
                 ruling.sentences.append(f"event {duration(t_ns - event.due_ns)} late")

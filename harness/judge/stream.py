@@ -121,8 +121,12 @@ class Stream:
         until_ns = until_ns if ended_ns is None else min(until_ns, ended_ns)
         heard_ns = until_ns - event.due_ns - self.journal.stalled_ns(event.due_ns, until_ns)
         if heard_ns < event.latest_ns - event.due_ns:
-            return "the harness stood still while the event was due"
+            return "this machine stood still while the event was due"
         return None
+
+    def stalled_ns(self, from_ns: int, to_ns: int) -> int:
+        """For how long in that time this machine, or one of its processors, stood still."""
+        return self.journal.stalled_ns(from_ns, to_ns)
 
     def lateness_is_ours(self, event: ExpectedEvent, t_ns: int) -> bool:
         """Whether a late event may have been in time, but for a stall of the harness."""
