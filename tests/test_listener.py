@@ -160,11 +160,16 @@ def test_no_service_is_an_error_after_the_deadline_or_once_the_device_model_is_d
     assert not deadline.expired
 
 
+def _hang_up(server: Service) -> None:
+    server.registered.wait()
+    server.client.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_service_that_hangs_up_before_it_answers_is_an_error_at_once(
     listening: ListenerProcess, tmp_path: Path
 ) -> None:
     with service(tmp_path / "s", b"") as server, listening.listener(tmp_path / "s", tmp_path / "e") as listener:
-        hang_up = threading.Thread(target=lambda: server.registered.wait() and server.client.shutdown(2))
+        hang_up = threading.Thread(target=_hang_up, args=(server,))
         hang_up.start()
         with pytest.raises(InfrastructureError, match="closed by the service"):
             listener.connect(Deadline(PATIENCE))
