@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from harness.engine.engine import Engine, EngineSettings, Outcome
+from harness.engine.engine import Engine, Outcome
+from harness.engine.settings import EngineSettings
 
 __all__ = ["Engine", "EngineSettings", "Outcome"]

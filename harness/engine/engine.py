@@ -6,16 +6,16 @@ import collections
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
 from harness.engine.guests import GuestFactory, guest_for
 from harness.engine.lane import LINGER_NS, Lane, Slots, Task
 from harness.engine.rundir import RunDirectory
+from harness.engine.settings import EngineSettings
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
 from harness.judge.verdict import Verdict
@@ -29,18 +29,6 @@ ATTEMPTS = 3
 
 INCONCLUSIVE_LIMIT = 0.01
 IMAGE_TIMEOUT = 600.0
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What a run needs to know beside its bench; sockets: None for the default inside the run directory."""
-
-    run_dir: Path
-    seed: int
-    guests: int
-    service_socket: str | None = None
-    event_socket: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

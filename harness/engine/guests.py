@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import harness
 from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
 from harness.engine.lane import GuestParts
 from harness.engine.rundir import RunDirectory
+from harness.engine.settings import EngineSettings
 from harness.errors import ConfigurationError
 from harness.guests.base import Guest
 from harness.guests.console import Console
@@ -19,9 +19,6 @@ from harness.guests.image import GuestImage, ImageSpec, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.hosts.base import HostProcess
 from harness.qemu.version import qemu_version
-
-if TYPE_CHECKING:
-    from harness.engine.engine import EngineSettings
 
 _ROOT = Path(harness.__file__).parents[1]
 

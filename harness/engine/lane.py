@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.deadline import Deadline
-from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
-from harness.engine.rundir import RunDirectory, append_line, write_whole
+from harness.engine.cause import true_cause
+from harness.engine.rundir import RunDirectory, append_line
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.guests.base import Guest
 from harness.guests.linux import LinuxGuest
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 
 ITEM_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 10.0
-EXIT_GRACE = 1.0
-"""Seconds for the device model's own word on why it ended, once its console or event stream has."""
-
 WITNESS_GRACE_NS = 5_000_000_000
 WITNESS_LOOK_NS = 5_000_000
 """The trace log is a file of another process: that a line has come can only be looked for."""
@@ -156,10 +153,10 @@ class Lane:
                     self._work()
                 except BenchError as problem:
                     self.failed = True
-                    error = self._true_cause(problem)
+                    error = self._cause_of(problem)
                 except OSError as problem:
                     self.failed = True
-                    error = self._true_cause(InfrastructureError(f"{type(problem).__name__}: {problem}"))
+                    error = self._cause_of(InfrastructureError(f"{type(problem).__name__}: {problem}"))
                 finally:
                     if self._listener is not None:
                         self._listener.close()
@@ -315,6 +312,9 @@ class Lane:
 
     # -- failures ----------------------------------------------------------------------------------------
 
+    def _cause_of(self, problem: BenchError) -> BenchError:
+        return problem if self._process is None else true_cause(problem, self._process, self.name, self.parts.folder)
+
     def _check_alive(self) -> None:
         """Raises InfrastructureError when the device model, the guest or the listener has died."""
         assert self._process is not None and self._guest is not None and self._listener is not None
@@ -323,50 +323,6 @@ class Lane:
         if self._process.exit_status() is not None:
             raise InfrastructureError(f"the device model of {self.name} has ended")
         self._guest.check()
-
-    def _true_cause(self, problem: BenchError) -> BenchError:
-        """What the device model's exit record says, if it ended; else the problem as it was met."""
-        if isinstance(problem, ConfigurationError) or self._process is None:
-            return problem
-        gone = threading.Event()
-        self._process.on_exit(gone.set)
-        gone.wait(EXIT_GRACE)
-        if self._process.exit_status() is None:
-            return problem
-        record = self._exit_record()
-        if record is None:
-            self._note_silent_end()
-            return InfrastructureError(
-                f"the device model of {self.name} ended (status {self._process.exit_status()}) and said not why",
-                last_lines=self._process.last_lines,
-                log=self.parts.folder / "device-model.log",
-            )
-        family = ConfigurationError if record.fault == "configuration" else InfrastructureError
-        return family(
-            f"guest {self.name}: {record.problem} ({record.reason})",
-            awaited=problem.awaited,
-            waited=problem.waited,
-            last_lines=[*record.stderr[-5:], *record.console[-8:]] or problem.last_lines,
-            log=self.parts.folder / "device-model.log",
-        )
-
-    def _note_silent_end(self) -> None:
-        """A killed device model leaves no record; the judge has to know that the stream's end is nobody's fault."""
-        assert self._process is not None
-        status = self._process.exit_status()
-        problem = f"the device model ended with status {status} and left no record"
-        record = ExitRecord("infrastructure", "device-model-died", problem, ended_ns=time.monotonic_ns())
-        try:
-            write_whole(self.parts.folder / "exit.json", record.as_json() + "\n")
-        except OSError as error:
-            log.error("%s: exit.json: %s", self.name, error)
-
-    def _exit_record(self) -> ExitRecord | None:
-        assert self._process is not None
-        for line in reversed(self._process.last_lines):
-            if record := parse_exit_record(line):
-                return record
-        return None
 
 
 def _free_ns(view: ItemView) -> int:

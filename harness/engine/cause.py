@@ -1,0 +1,56 @@
+"""Finds the true cause of a lost guest: what its device model says of its own end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
+from harness.engine.rundir import write_whole
+from harness.errors import BenchError, ConfigurationError, InfrastructureError
+from harness.hosts.base import HostProcess
+
+log = logging.getLogger(__name__)
+
+EXIT_GRACE = 1.0
+"""Seconds for the device model's own word on why it ended, once its console or event stream has."""
+
+
+def true_cause(problem: BenchError, process: HostProcess, vm: str, folder: Path) -> BenchError:
+    """The error that the device model's exit record tells of, if it ended; else the problem as it was met.
+
+    folder: the guest's; a device model that was killed leaves no record there, and gets one.
+    """
+    if isinstance(problem, ConfigurationError):
+        return problem
+    gone = threading.Event()
+    process.on_exit(gone.set)
+    gone.wait(EXIT_GRACE)
+    status = process.exit_status()
+    if status is None:
+        return problem
+    log_file = folder / "device-model.log"
+    record = next(filter(None, map(parse_exit_record, reversed(process.last_lines))), None)
+    if record is None:
+        silent = f"the device model of {vm} ended with status {status} and said not why"
+        _leave_record(folder / "exit.json", silent)
+        return InfrastructureError(silent, last_lines=process.last_lines, log=log_file)
+    family = ConfigurationError if record.fault == "configuration" else InfrastructureError
+    return family(
+        f"guest {vm}: {record.problem} ({record.reason})",
+        awaited=problem.awaited,
+        waited=problem.waited,
+        last_lines=[*record.stderr[-5:], *record.console[-8:]] or problem.last_lines,
+        log=log_file,
+    )
+
+
+def _leave_record(path: Path, problem: str) -> None:
+    """The judge has to know that the stream's end is nobody's fault."""
+    record = ExitRecord("infrastructure", "device-model-died", problem, ended_ns=time.monotonic_ns())
+    try:
+        write_whole(path, record.as_json() + "\n")
+    except OSError as error:
+        log.error("%s: %s", path, error)
