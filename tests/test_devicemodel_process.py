@@ -184,3 +184,16 @@ def test_a_second_service_on_the_same_socket_is_refused_by_name(tmp_path: Path) 
             record = record_of(second, other)
         assert record.fault is not None and str(tmp_path / "monitor.sock") in record.problem
         assert first.exit_status() is None
+
+
+def test_a_log_that_hangs_is_told_by_name(tmp_path: Path) -> None:
+    # given a trace log that nobody takes anything from
+    log = tmp_path / "hanging"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with device_model(tmp_path, "--trace-log", str(log)) as process:
+            record = record_of(process, tmp_path)
+    finally:
+        os.close(reader)
+    assert (record.fault, record.reason) == ("infrastructure", "trace-blocked")

@@ -99,9 +99,10 @@ class DeviceModel:
                 record = self._attend(worker)
             finally:
                 self._qemu.close(Deadline(CLOSE_TIMEOUT))
-                worker.join(CLOSE_TIMEOUT)
-            with contextlib.suppress(OSError):  # a full disk has been told of already
-                self._log.record("end", time.monotonic_ns(), reason=record.reason)
+                worked_off = worker.join(CLOSE_TIMEOUT)
+            if worked_off:  # else the log hangs, and we would with it
+                with contextlib.suppress(OSError):  # a full disk has been told of already
+                    self._log.record("end", time.monotonic_ns(), reason=record.reason)
         return record
 
     # -- the main loop -----------------------------------------------------------------------------------
