@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+_DATE_REGISTERS = frozenset({0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32})
 PASS = "pass"
 FAULT = "product fault"
 DEFECT = "known vRTC defect"
@@ -128,6 +129,9 @@ def parse_verdict(raw: Mapping[str, Any] | Verdict) -> Verdict:
     if isinstance(raw, Verdict):
         return raw
     order = tuple(i for i in _items(raw.get("order")) if isinstance(i, int) and not isinstance(i, bool))
+    if not order:  # nobody planned it (hwclock, drivers): what the witness saw of the date registers
+        written = (write[1] for write in _items(raw.get("writes")) if isinstance(write, list) and len(write) > 1)
+        order = tuple(index for index in written if index in _DATE_REGISTERS)
     return Verdict(
         item=plain(raw.get("item") or "?"),
         revision=_int(raw.get("revision")) or 0,
