@@ -21,7 +21,7 @@ def verdict_line(verdict: Mapping[str, Any] | Verdict, *, colour: bool = False) 
         label = f"\x1b[{_COLOURS[v.verdict]}m{label}\x1b[0m"
     columns = (
         label,
-        f"{v.vm:<4}",
+        f"{v.vm:<6}",
         f"{v.item:<26}",
         f"{v.mode:<7}",
         f"order {order_text(v.order):<20}",

@@ -131,7 +131,7 @@ def parse_verdict(raw: Mapping[str, Any] | Verdict) -> Verdict:
     order = tuple(i for i in _items(raw.get("order")) if isinstance(i, int) and not isinstance(i, bool))
     if not order:  # nobody planned it (hwclock, drivers): what the witness saw of the date registers
         written = (write[1] for write in _items(raw.get("writes")) if isinstance(write, list) and len(write) > 1)
-        order = tuple(index for index in written if index in _DATE_REGISTERS)
+        order = tuple(index for index in written if isinstance(index, int) and index in _DATE_REGISTERS)
     return Verdict(
         item=plain(raw.get("item") or "?"),
         revision=_int(raw.get("revision")) or 0,
