@@ -71,7 +71,7 @@ def test_fields_of_wrong_types_read_as_empty(run: SyntheticRun) -> None:
 
     (verdict,) = open_run(run.path).verdicts()
 
-    assert (verdict.item, verdict.order, verdict.latency_ms, verdict.faults) == ("7", (), None, ())
+    assert (verdict.item, verdict.order, verdict.latency_ms, verdict.faults) == ("7", (2,), None, ())
     assert [(w.index, w.value, w.announced) for w in verdict.writes] == [(2, 3, False)]
     assert verdict.expected[0].due_ns is None
 
