@@ -1,0 +1,233 @@
+"""What the engine makes of lanes that die and of updates that could not be judged.
+
+A real guest cannot be made to do these on demand, so the lanes here are scripted; the desk is the real one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.session import DEFAULT_BENCH
+from harness.bench import load_bench
+from harness.engine import Engine, EngineSettings, Outcome
+from harness.engine import engine as engine_module
+from harness.engine.lane import GuestParts, Task
+from harness.errors import ConfigurationError, InfrastructureError
+from harness.hosts.local import LocalHost
+from harness.judge.verdict import INCONCLUSIVE, PASS, PRODUCT_FAULT, Verdict
+from harness.plan import Plan, PlanFile, WriteRegister
+from harness.yamlfile import load_yaml_model
+
+PATIENCE = 60.0
+
+
+class ScriptedLane:
+    """A lane without a guest: does what the script for its name says, then ends with what that returns."""
+
+    scripts: dict[str, Callable[[ScriptedLane], InfrastructureError | None]] = {}
+
+    def __init__(self, parts: GuestParts, host: object, listening: object, desk: Engine, *others: object) -> None:
+        self.name = parts.name
+        self.done: list[Plan] = []
+        self.failed = False
+        self.desk = desk
+        self.items: list[str] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None: ...
+
+    def join(self) -> None:
+        self._thread.join(PATIENCE)
+
+    def take(self) -> Task | None:
+        task = self.desk.take(self)  # type: ignore[arg-type]
+        if task is not None:
+            self.items.append(task.item)
+            self.done.append(task.plan)
+        return task
+
+    def say(self, item: str, verdict: str, revision: int = 1) -> None:
+        """A verdict, as the judge gives it and the lane hands it on."""
+        found = Verdict(item, self.name, verdict, "update", revision=revision)
+        self.desk.decided(self, found)  # type: ignore[arg-type]
+
+    def pass_all(self) -> None:
+        while (task := self.take()) is not None:
+            self.say(task.item, PASS)
+
+    def _run(self) -> None:
+        error = self.scripts[self.name](self)
+        self.failed = error is not None
+        self.desk.ended(self, error)  # type: ignore[arg-type]
+
+
+def plans(count: int) -> list[Plan]:
+    return [Plan(id=f"p{n}", actions=(WriteRegister(index=0, value=n),)) for n in range(1, count + 1)]
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[ScriptedLane], InfrastructureError | None]]:
+    """The scripts by the names of the lanes."""
+    scripts: dict[str, Callable[[ScriptedLane], InfrastructureError | None]] = {}
+    monkeypatch.setattr(ScriptedLane, "scripts", scripts)
+    monkeypatch.setattr(engine_module, "Lane", ScriptedLane)
+    return scripts
+
+
+@contextmanager
+def engine_on(folder: Path, guests: int, work: Sequence[Plan]) -> Iterator[Engine]:
+    settings = EngineSettings(run_dir=folder / "run", seed=1, guests=guests)
+    with Engine(load_bench(DEFAULT_BENCH), LocalHost(), settings) as engine:
+        engine.start(work)
+        yield engine
+
+
+def final(engine: Engine, plan: str) -> Outcome:
+    outcome = engine.outcome(plan, PATIENCE)
+    assert outcome is not None, f"{plan} never became final"
+    return outcome
+
+
+def test_a_lane_that_dies_leaves_its_untaken_work_to_the_others_of_its_kind(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    # given two guests, of which one dies over its first update before the other has taken any
+    dead = threading.Event()
+
+    def die(lane: ScriptedLane) -> InfrastructureError:
+        lane.take()
+        return InfrastructureError("its QEMU was killed")
+
+    def carry_on(lane: ScriptedLane) -> None:
+        assert dead.wait(PATIENCE)
+        lane.pass_all()
+
+    scripted.update({"pc-1": die, "pc-2": carry_on})
+    with engine_on(tmp_path, 2, plans(4)) as engine:
+        lost = final(engine, "p1")
+        dead.set()
+        rest = [final(engine, f"p{n}") for n in (2, 3, 4)]
+    # then only the update that it was at is lost, with the cause
+    assert lost.vm == "pc-1" and lost.verdict is None and "its QEMU was killed" in str(lost.error)
+    assert [(o.vm, o.error) for o in rest] == [("pc-2", None)] * 3
+    assert all(o.verdict is not None and o.verdict.verdict == PASS for o in rest)
+    assert [str(error) for error in engine.errors] == [str(lost.error)]
+
+
+def test_when_all_lanes_are_dead_every_outcome_has_the_true_cause(scripted: dict[str, Any], tmp_path: Path) -> None:
+    first_dead = threading.Event()
+
+    def die(lane: ScriptedLane) -> InfrastructureError:
+        lane.take()
+        return InfrastructureError("the first cause")
+
+    def die_later(lane: ScriptedLane) -> InfrastructureError:
+        assert first_dead.wait(PATIENCE)
+        lane.take()
+        return InfrastructureError("the second cause")
+
+    scripted.update({"pc-1": die, "pc-2": die_later})
+    with engine_on(tmp_path, 2, plans(4)) as engine:
+        causes = [str(final(engine, "p1").error)]
+        first_dead.set()
+        causes += [str(final(engine, f"p{n}").error) for n in (2, 3, 4)]
+        assert engine.finished(PATIENCE)
+    assert "the first cause" in causes[0]
+    assert all("the second cause" in cause for cause in causes[1:])
+
+
+def test_a_guest_of_another_kind_does_not_take_over(scripted: dict[str, Any], tmp_path: Path) -> None:
+    work = [*plans(2), Plan(id="q", machine="q35", actions=(WriteRegister(index=0, value=9),))]
+    dead = threading.Event()
+
+    def carry_on(lane: ScriptedLane) -> None:
+        assert dead.wait(PATIENCE)
+        lane.pass_all()
+
+    scripted.update({"pc-1": lambda lane: InfrastructureError("never booted"), "q35-1": carry_on})
+    with engine_on(tmp_path, 2, work) as engine:
+        lost = [final(engine, f"p{n}") for n in (1, 2)]
+        dead.set()
+        other = final(engine, "q")
+    assert all("never booted" in str(outcome.error) for outcome in lost)
+    assert (other.vm, other.error) == ("q35-1", None)
+
+
+def test_an_inconclusive_update_is_repeated_under_a_name_of_its_own_and_counted(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    # given a guest whose first update cannot be judged at the first try
+    items: list[str] = []
+
+    def stumble(lane: ScriptedLane) -> None:
+        task = lane.take()
+        assert task is not None
+        lane.say(task.item, INCONCLUSIVE)
+        lane.pass_all()
+        items.extend(lane.items)
+
+    scripted["pc-1"] = stumble
+    with engine_on(tmp_path, 1, plans(3)) as engine:
+        outcomes = [final(engine, f"p{n}") for n in (1, 2, 3)]
+        assert engine.finished(PATIENCE)
+    # then it is carried out again before anything else, and its second verdict counts
+    assert items == ["p1", "p1~2", "p2", "p3"]
+    assert [(o.attempts, o.error) for o in outcomes] == [(2, None), (1, None), (1, None)]
+    assert outcomes[0].verdict is not None and outcomes[0].verdict.item == "p1~2"
+    assert engine.inconclusive_share == pytest.approx(1 / 4)
+
+
+def test_an_update_that_is_inconclusive_every_time_is_given_up_as_infrastructure(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    items: list[str] = []
+
+    def never(lane: ScriptedLane) -> None:
+        while (task := lane.take()) is not None:
+            lane.say(task.item, INCONCLUSIVE)
+        items.extend(lane.items)
+
+    scripted["pc-1"] = never
+    with engine_on(tmp_path, 1, plans(1)) as engine:
+        outcome = final(engine, "p1")
+    assert items == ["p1", "p1~2", "p1~3"]
+    assert isinstance(outcome.error, InfrastructureError)
+    assert engine.inconclusive_share == 1.0
+
+
+def test_a_pass_that_a_later_verdict_revises_is_a_fault_with_a_replay_of_it_and_the_one_before(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    def revise(lane: ScriptedLane) -> None:
+        lane.pass_all()
+        lane.say("p2", PRODUCT_FAULT, revision=2)
+
+    scripted["pc-1"] = revise
+    with engine_on(tmp_path, 1, plans(3)) as engine:
+        outcome = final(engine, "p2")
+        assert final(engine, "p1").replay is None
+    assert outcome.verdict is not None and outcome.verdict.verdict == PRODUCT_FAULT
+    assert outcome.replay is not None
+    assert [plan.id for plan in load_yaml_model(outcome.replay, PlanFile).plans] == ["p1", "p2"]
+
+
+def test_a_plan_for_a_machine_that_the_bench_has_not_is_refused_before_anything_starts(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text("version: 1\nname: b\nhost: {kind: local}\nguests: [{name: pc}]\n", encoding="utf-8")
+    settings = EngineSettings(run_dir=tmp_path / "run", seed=1, guests=1)
+    with (
+        Engine(load_bench(bench), LocalHost(), settings) as engine,
+        pytest.raises(ConfigurationError, match="q35"),
+    ):
+        engine.start([Plan(id="q", machine="q35", actions=(WriteRegister(index=0, value=9),))])
