@@ -1,0 +1,223 @@
+"""The options of a run, as a user gives them: markers, seed, replay, reports, exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.plan import Plan, SetClock, dump_plans
+from tests.chain import ROOT, Run, running
+
+QUICK = ("-m", "qemu", "-k", "test_random_order and (running-0001 or halted-0001)", "--rtc-guests", "1")
+REPLAYED = ("zulu", "alpha", "mike")
+"""Names that no sorting leaves in this order."""
+
+
+def pytest_on(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run of pytest that needs no guest."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--no-html", "--run-dir", str(folder / "run")]
+    return subprocess.run(
+        [*command, *options], check=False, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+def scenario(folder: Path, text: str) -> tuple[str, ...]:
+    """The options that run a scenario file of a user's own, which is not below the project's conftest.py."""
+    path = folder / "test_scenario.py"
+    path.write_text(text, encoding="utf-8")
+    return "-c", "pyproject.toml", "-p", "conftest", str(path)
+
+
+# -- markers -------------------------------------------------------------------------------------------------
+
+ONLY_THERE = """
+import pytest
+from fixtures import plan_sets
+from fixtures.plans import rtc_plans
+
+@pytest.mark.{mark}
+@rtc_plans(plan_sets.silent_registers)
+def test_there(update):
+    raise AssertionError("it ran")
+"""
+
+
+@pytest.mark.parametrize("mark", ["hw", "nested"])
+def test_a_scenario_for_a_bench_that_is_not_there_is_skipped_with_the_reason(mark: str, tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, *scenario(tmp_path, ONLY_THERE.format(mark=mark)))
+    assert f"needs a bench of kind {mark}; qemu-only is qemu" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"\b2 skipped", done.stdout)
+    assert done.returncode == 0
+    assert not list((tmp_path / "run").glob("*/trace.log")), "no guest was started for it"
+
+
+def test_what_is_on_demand_runs_only_when_it_is_named(tmp_path: Path) -> None:
+    text = "import pytest\n@pytest.mark.soak\ndef test_long():\n    print('it ran')\n"
+    options = (*scenario(tmp_path, text), "-s")
+    unnamed = pytest_on(tmp_path, *options)
+    assert "1 deselected" in unnamed.stdout and "it ran" not in unnamed.stdout
+    named = pytest_on(tmp_path, *options, "-m", "soak")
+    assert "1 passed" in named.stdout and "it ran" in named.stdout
+
+
+@pytest.mark.parametrize("mark", ["qemu", "nested", "hw"])
+def test_every_backend_has_scenarios(mark: str, tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, "scenarios", "--collect-only", "-q", "-m", mark)
+    assert done.returncode == 0, done.stdout
+    assert "test_random_order[running-0001]" in done.stdout
+
+
+def test_no_scenario_is_without_a_backend(tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, "scenarios", "--collect-only", "-q", "-m", "not (qemu or nested or hw)")
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+
+
+# -- where reports go ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [("-o", "testpaths=scenarios"), ("scenarios/test_replay.py",)])
+def test_a_run_of_scenarios_has_a_run_directory_for_its_reports(given: tuple[str, ...], tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, *given, "-k", "nothing_is_called_so")
+    assert f"rtc: run directory {tmp_path / 'run'}" in done.stdout, done.stdout
+    assert (tmp_path / "run" / "junit.xml").exists()
+
+
+def test_a_run_of_the_projects_own_tests_has_none_even_where_a_backend_is_named(tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, "tests/test_qemu_arguments.py", "-m", "qemu")
+    assert "rtc: seed" in done.stdout and "run directory" not in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+# -- exit status ---------------------------------------------------------------------------------------------
+
+PRODUCT = "ProductFault('p')"
+INFRASTRUCTURE = "InfrastructureError('i')"
+CONFIGURATION = "ConfigurationError('c')"
+FULL_DISK = "OSError(errno.ENOSPC, 'No space left on device')"
+OUR_OWN = "AssertionError('a')"
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        ([], 0),
+        ([OUR_OWN], 1),
+        ([INFRASTRUCTURE, FULL_DISK], 10),
+        ([INFRASTRUCTURE, CONFIGURATION], 11),
+        ([INFRASTRUCTURE, CONFIGURATION, PRODUCT], 1),
+    ],
+)
+def test_the_exit_status_says_whose_fault_it_was(raised: list[str], status: int, tmp_path: Path) -> None:
+    text = "import errno\nfrom harness.errors import *\ndef test_fine():\n    pass\n"
+    text += "".join(f"def test_{n}():\n    raise {error}\n" for n, error in enumerate(raised))
+    done = pytest_on(tmp_path, *scenario(tmp_path, text))
+    assert done.returncode == status, done.stdout + done.stderr
+
+
+def test_what_a_fixture_raises_counts_like_what_a_test_raises(tmp_path: Path) -> None:
+    text = "import pytest\nfrom harness.errors import *\n@pytest.fixture\ndef broken():\n    {}\n"
+    text += "def test_it(broken):\n    pass\n"
+    for body in ("raise InfrastructureError('i')", "yield\n    raise InfrastructureError('i')"):
+        done = pytest_on(tmp_path, *scenario(tmp_path, text.format(body)))
+        assert done.returncode == 10, done.stdout
+
+
+def test_a_wrong_option_ends_the_run_before_it_begins(tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, "scenarios", "-m", "qemu", "--rtc-updates", "-1")
+    assert done.returncode == 11
+    assert "--rtc-updates -1: must be 0 or more" in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# -- seed, replay and reports: three real runs side by side --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Two runs of one seed, and a replay of a saved plan file; all over."""
+
+    seeded: Run
+    again: Run
+    replay: Run
+    saved: Path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    folders = [tmp_path_factory.mktemp(name) for name in ("seeded", "again", "replay")]
+    saved = folders[2] / "saved.yaml"
+    actions = (SetClock.model_validate({"mode": "running", "value": f"20{n}1-03-04T05:06:07"}) for n in (2, 3, 4))
+    plans = [Plan(id=name, actions=(action,)) for name, action in zip(REPLAYED, actions, strict=True)]
+    saved.write_text(dump_plans(plans, 77), encoding="utf-8")
+    with ExitStack() as stack:
+        seeded, again = (stack.enter_context(running(folder, *QUICK)) for folder in folders[:2])
+        options = ("-m", "qemu", "--rtc-guests", "1", "--rtc-plan", str(saved))
+        replay = stack.enter_context(running(folders[2], *options))
+        for run in (seeded, again, replay):
+            assert run.wait() == 0, run.said
+        yield Runs(seeded, again, replay, saved)
+
+
+@pytest.mark.qemu
+def test_the_seed_stands_in_the_header_and_in_the_record_of_the_run(runs: Runs) -> None:
+    assert "rtc: seed 3, bench qemu-only" in runs.seeded.said
+    information = runs.seeded.information()
+    assert information["seed"] == 3
+    assert information["ended"] is not None and information["errors"] == []
+
+
+@pytest.mark.qemu
+def test_the_same_seed_has_a_guest_do_exactly_the_same(runs: Runs) -> None:
+    first, second = (run.directory / "pc-1" / "plans.yaml" for run in (runs.seeded, runs.again))
+    assert first.read_text(encoding="utf-8") == second.read_text(encoding="utf-8")
+    written = [
+        [(line["item"], [write[:2] for write in line["writes"]]) for line in run.records("agent.jsonl")[:-1]]
+        for run in (runs.seeded, runs.again)
+    ]
+    assert written[0] == written[1] and len(written[0]) == 2
+
+
+def test_another_seed_has_it_do_something_else(tmp_path: Path) -> None:
+    from fixtures.plan_sets import random_orders
+
+    assert random_orders(3, 10) == random_orders(3, 10) != random_orders(4, 10)
+
+
+@pytest.mark.qemu
+def test_a_replay_does_what_the_file_says_in_its_order_and_nothing_else(runs: Runs) -> None:
+    lines = runs.replay.records("agent.jsonl")
+    assert [line["item"] for line in lines if line["role"] == "update"] == list(REPLAYED)
+    years = [dict(map(tuple, (write[:2] for write in line["writes"])))[9] for line in lines[:3]]
+    assert years == [0x21, 0x31, 0x41]
+    done = (runs.replay.directory / "pc-1" / "plans.yaml").read_text(encoding="utf-8").partition("plans:")[2]
+    assert done == runs.saved.read_text(encoding="utf-8").partition("plans:")[2]
+    assert [guest.name for guest in runs.replay.guests()] == ["pc-1"]
+
+
+@pytest.mark.qemu
+def test_junit_and_allure_results_are_in_the_run_directory(runs: Runs) -> None:
+    suite = ElementTree.parse(runs.replay.directory / "junit.xml").getroot()
+    names = [case.get("name") for case in suite.iter("testcase")]
+    assert names[:3] == [f"test_replay[{name}]" for name in REPLAYED]
+    assert not list(suite.iter("failure")) and not list(suite.iter("error"))
+    results = (runs.replay.directory / "allure-results").glob("*-result.json")
+    named = [json.loads(path.read_text(encoding="utf-8"))["fullName"] for path in results]
+    assert len([name for name in named if name.endswith("#test_replay")]) == len(REPLAYED)
+    assert str(runs.replay.directory / "junit.xml") in runs.replay.said
+
+
+@pytest.mark.qemu
+def test_there_is_one_line_per_update_and_nothing_is_left(runs: Runs) -> None:
+    for name in REPLAYED:
+        assert len(re.findall(rf"^.*\bpass\b.*\b{name}\b|^.*\b{name}\b.*\bpass\b", runs.replay.said, re.M | re.I)) == 1
+    for run in (runs.seeded, runs.again, runs.replay):
+        run.assert_nothing_left()
