@@ -82,7 +82,7 @@ def test_a_process_that_minds_its_console_ends_by_itself(tmp_path: Path) -> None
 def test_a_process_that_does_not_mind_its_console_is_asked_by_sigterm(tmp_path: Path) -> None:
     with started(tmp_path, *python_that(tmp_path, "sys.exit(7)")) as process:
         await_word(process, b"ready\n")
-        process.close(Deadline(6))
+        process.close(Deadline(4))
         assert process.exit_status() == 7
 
 
