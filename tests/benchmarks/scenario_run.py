@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -43,25 +44,28 @@ class ScenarioRun:
         self._said: list[bytes] = []
         self._began_ns = time.monotonic_ns()
         with subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C reaches it once, from here
         ) as process:
             clock = ProcessorClock(process.pid)
             clock.start()
             killer = threading.Timer(_PATIENCE, process.kill)
             killer.start()
-            assert process.stdout is not None
-            for line in process.stdout:
-                if self._printed_ns is None and _VERDICT_LINE.match(line):
-                    self._printed_ns = time.monotonic_ns()
-                self._said.append(line)
-            _, status, used = os.wait4(process.pid, 0)
-            self._ended_ns = time.monotonic_ns()
-            process.returncode = os.waitstatus_to_exitcode(status)
-            killer.cancel()
-            clock.close()
+            try:
+                self._follow(process)
+            except BaseException:  # an interrupted benchmark interrupts its run, which then ends its guests
+                process.send_signal(signal.SIGINT)
+                process.communicate()
+                raise
+            finally:
+                killer.cancel()
+                clock.close()
         self.exit_status = process.returncode
         self._clock = clock
-        self._used = used.ru_utime + used.ru_stime
         decisions = [v for v in self._records("verdicts.jsonl") if v["role"] == "update" and v["revision"] == 1]
         self._verdicts = sorted(
             (v for v in decisions if v["verdict"] != "inconclusive"), key=lambda v: int(v["decided_ns"])
@@ -72,6 +76,18 @@ class ScenarioRun:
         # Read now: the run directory need not outlive its run.
         self.stages = self._stages()
         self.starts_apart = self._starts_apart()
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Read what the run prints until it has ended."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            if self._printed_ns is None and _VERDICT_LINE.match(line):
+                self._printed_ns = time.monotonic_ns()
+            self._said.append(line)
+        _, status, used = os.wait4(process.pid, 0)
+        self._ended_ns = time.monotonic_ns()
+        self._used = used.ru_utime + used.ru_stime
+        process.returncode = os.waitstatus_to_exitcode(status)
 
     def _records(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
