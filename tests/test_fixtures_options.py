@@ -37,6 +37,45 @@ def scenario(folder: Path, text: str) -> tuple[str, ...]:
     return "-c", "pyproject.toml", "-p", "conftest", str(path)
 
 
+# -- three real runs side by side, on which the last tests of this file look back ------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Two runs of one seed, and a replay of a saved plan file."""
+
+    seeded: Run
+    again: Run
+    replay: Run
+    saved: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs | None]:
+    """Begun with the first test of this file: they wait most of their time, and the others need not wait for them."""
+    if not any("runs" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    folders = [tmp_path_factory.mktemp(name) for name in ("seeded", "again", "replay")]
+    saved = folders[2] / "saved.yaml"
+    actions = (SetClock.model_validate({"mode": "running", "value": f"20{n}1-03-04T05:06:07"}) for n in (2, 3, 4))
+    plans = [Plan(id=name, actions=(action,)) for name, action in zip(REPLAYED, actions, strict=True)]
+    saved.write_text(dump_plans(plans, 77), encoding="utf-8")
+    with ExitStack() as stack:
+        seeded, again = (stack.enter_context(running(folder, *QUICK)) for folder in folders[:2])
+        options = ("-m", "qemu", "--rtc-guests", "1", "--rtc-plan", str(saved))
+        replay = stack.enter_context(running(folders[2], *options))
+        yield Runs(seeded, again, replay, saved)
+
+
+@pytest.fixture(scope="module")
+def runs(begun: Runs) -> Runs:
+    """All three, over."""
+    for run in (begun.seeded, begun.again, begun.replay):
+        assert run.wait() == 0, run.said
+    return begun
+
+
 # -- markers -------------------------------------------------------------------------------------------------
 
 ONLY_THERE = """
@@ -69,7 +108,7 @@ def test_what_is_on_demand_runs_only_when_it_is_named(tmp_path: Path) -> None:
     assert "1 passed" in named.stdout and "it ran" in named.stdout
 
 
-@pytest.mark.parametrize("mark", ["qemu", "nested", "hw"])
+@pytest.mark.parametrize("mark", ["nested", "hw"])
 def test_every_backend_has_scenarios(mark: str, tmp_path: Path) -> None:
     done = pytest_on(tmp_path, "scenarios", "--collect-only", "-q", "-m", mark)
     assert done.returncode == 0, done.stdout
@@ -124,11 +163,12 @@ def test_the_exit_status_says_whose_fault_it_was(raised: list[str], status: int,
 
 
 def test_what_a_fixture_raises_counts_like_what_a_test_raises(tmp_path: Path) -> None:
-    text = "import pytest\nfrom harness.errors import *\n@pytest.fixture\ndef broken():\n    {}\n"
-    text += "def test_it(broken):\n    pass\n"
-    for body in ("raise InfrastructureError('i')", "yield\n    raise InfrastructureError('i')"):
-        done = pytest_on(tmp_path, *scenario(tmp_path, text.format(body)))
-        assert done.returncode == 10, done.stdout
+    text = "import pytest\nfrom harness.errors import *\n"
+    for name, body in (("up", "raise InfrastructureError('i')"), ("down", "yield\n    raise InfrastructureError('j')")):
+        text += f"@pytest.fixture\ndef {name}():\n    {body}\ndef test_{name}({name}):\n    pass\n"
+    done = pytest_on(tmp_path, *scenario(tmp_path, text))
+    assert "2 errors" in done.stdout
+    assert done.returncode == 10, done.stdout
 
 
 def test_a_wrong_option_ends_the_run_before_it_begins(tmp_path: Path) -> None:
@@ -138,33 +178,7 @@ def test_a_wrong_option_ends_the_run_before_it_begins(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-# -- seed, replay and reports: three real runs side by side --------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Two runs of one seed, and a replay of a saved plan file; all over."""
-
-    seeded: Run
-    again: Run
-    replay: Run
-    saved: Path
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    folders = [tmp_path_factory.mktemp(name) for name in ("seeded", "again", "replay")]
-    saved = folders[2] / "saved.yaml"
-    actions = (SetClock.model_validate({"mode": "running", "value": f"20{n}1-03-04T05:06:07"}) for n in (2, 3, 4))
-    plans = [Plan(id=name, actions=(action,)) for name, action in zip(REPLAYED, actions, strict=True)]
-    saved.write_text(dump_plans(plans, 77), encoding="utf-8")
-    with ExitStack() as stack:
-        seeded, again = (stack.enter_context(running(folder, *QUICK)) for folder in folders[:2])
-        options = ("-m", "qemu", "--rtc-guests", "1", "--rtc-plan", str(saved))
-        replay = stack.enter_context(running(folders[2], *options))
-        for run in (seeded, again, replay):
-            assert run.wait() == 0, run.said
-        yield Runs(seeded, again, replay, saved)
+# -- seed, replay and reports ---------------------------------------------------------------------------------
 
 
 @pytest.mark.qemu
