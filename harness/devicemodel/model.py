@@ -181,11 +181,12 @@ class DeviceModel:
             return "infrastructure", "qemu-died", f"QEMU was ended by signal {-code} ({name})"
         if code > 0:
             said = "\n".join(self._qemu.stderr_lines)
-            last = self._qemu.stderr_lines[-1] if self._qemu.stderr_lines else "and said nothing"
+            # QEMU says what is wrong first, and how to ask for help after it.
+            first = next(iter(self._qemu.stderr_lines), "and said nothing")
             fault: FaultClass = (
                 "infrastructure" if any(word in said for word in _BENCH_TROUBLE) else "configuration"
             )
-            return fault, "qemu-refused", f"QEMU ended with exit code {code}: {last}"
+            return fault, "qemu-refused", f"QEMU ended with exit code {code}: {first}"
         panic = relay.line_with("Kernel panic") if relay is not None else None
         if panic is not None:
             return "infrastructure", "guest-panic", f"the guest's kernel panicked: {panic}"

@@ -46,7 +46,13 @@ class QmpMonitor:
             raise self._error(f"no QMP session for {command}", deadline)
         from qemu.qmp import QMPError
 
-        future = asyncio.run_coroutine_threadsafe(self._client.execute(command, arguments or None), self._loop)
+        client, loop = self._client, self._loop
+        if client is None or loop is None:
+            raise self._error(f"the QMP session ended before {command}", deadline)
+        try:
+            future = asyncio.run_coroutine_threadsafe(client.execute(command, arguments or None), loop)
+        except RuntimeError as closed:
+            raise self._error(f"the QMP session ended before {command}", deadline) from closed
         try:
             return future.result(deadline.remaining)
         except FutureTimeout:
