@@ -183,6 +183,11 @@ class Engine:
             return list(self._beside.values())
 
     @property
+    def repeated(self) -> int:
+        """How many decisions could not be made because something stood still."""
+        return self._inconclusive
+
+    @property
     def inconclusive_share(self) -> float:
         """Which part of all decisions could not be made because of the harness's own stalls."""
         return self._inconclusive / self._decided if self._decided else 0.0
