@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["fixtures.session", "fixtures.plans", "fixtures.ladder", "fixtures.updates", "fixtures.outermost"]
+pytest_plugins = ["fixtures.session", "fixtures.outermost", "fixtures.plans", "fixtures.ladder", "fixtures.updates"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

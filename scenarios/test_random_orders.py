@@ -6,7 +6,7 @@ import pytest
 
 from fixtures import plan_sets
 from fixtures.plans import rtc_plans
-from fixtures.types import Update
+from fixtures.types import Update, expect_events
 
 pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 def test_random_order(update: Update) -> None:
     """Registers written back to back, running or halted."""
     verdict = update.judged()
-    assert len(verdict.expected) == 1, "a random update is one update"
+    expect_events(verdict, 1)
 
 
 @rtc_plans(plan_sets.random_orders_with_pauses)
@@ -25,4 +25,4 @@ def test_random_order_with_pauses(update: Update) -> None:
     Where one invalid date follows another nothing is announced, so a pause may become longer than the window.
     """
     verdict = update.judged()
-    assert len(verdict.expected) >= 1
+    expect_events(verdict, 1, most=4)

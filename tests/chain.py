@@ -83,6 +83,19 @@ class Run:
                     found[int(entry.name)] = words
         return found
 
+    def descendants(self) -> list[int]:
+        """Every process below the run's own."""
+        found, unseen = [], [self.process.pid]
+        while unseen:
+            parent = unseen.pop()
+            for children in Path(f"/proc/{parent}/task").glob("*/children"):
+                try:
+                    unseen += [int(child) for child in children.read_text(encoding="ascii").split()]
+                except OSError:
+                    continue
+            found.append(parent)
+        return found[1:]
+
     def qemus(self) -> list[int]:
         """QEMU processes whose device model belongs to this run."""
         models = self.processes()

@@ -117,6 +117,63 @@ def test_qemu_killed_in_mid_update_costs_only_that_guests_updates_and_is_told_wi
     run.assert_nothing_left()
 
 
+@pytest.mark.parametrize("victim", ["harness.listener", "harness.devicemodel"])
+def test_a_killed_part_of_the_bench_is_no_fault_of_the_product_and_leaves_nothing(victim: str, tmp_path: Path) -> None:
+    with running(tmp_path, "--rtc-updates", "20", "--rtc-guests", "1", "-k", "running") as run:
+        run.until(lambda: len(run.records("agent.jsonl")) >= 2, "second update")
+        (found,) = [pid for pid in run.descendants() if victim in _command_of(pid)]
+        os.kill(found, signal.SIGKILL)
+        assert run.wait() == 10, run.said
+        verdicts = {record["verdict"] for record in run.records("verdicts.jsonl")}
+        assert verdicts <= {"pass", "inconclusive"}
+        run.assert_nothing_left()
+
+
+def _command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+
+
+def test_a_second_event_that_comes_after_the_test_has_passed_still_fails_the_run(tmp_path: Path) -> None:
+    # given a go-between that says the first event again 8 s later
+    relay = tmp_path / "relay.sock"
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(relay))
+    server.listen(1)
+
+    def repeat() -> None:
+        client, _ = server.accept()
+        while not (tmp_path / "service.sock").exists():
+            select.select([], [], [], 0.01)
+        service = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        service.connect(str(tmp_path / "service.sock"))
+        with client, service:
+            service.sendall(client.recv(4096))
+            client.sendall(service.recv(4096))
+            first, again = service.recv(4096), time.monotonic() + 8
+            client.sendall(first)
+            while True:
+                left = max(0.0, again - time.monotonic()) if first else None
+                ready, _, _ = select.select([service], [], [], left)
+                if not ready:
+                    client.sendall(first)
+                    first = b""
+                elif not (data := service.recv(4096)):
+                    return
+                else:
+                    client.sendall(data)
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    sockets = ("--service-socket", str(tmp_path / "service.sock"), "--event-socket", str(relay))
+    nine = ("--rtc-updates", "9", "--rtc-guests", "1", "-k", "random_order and running")
+    with running(tmp_path, *nine, *sockets) as run:
+        assert run.wait() == 1, run.said
+    thread.join(10)
+    server.close()
+    verdicts = {record["item"]: record for record in run.records("verdicts.jsonl")}
+    assert [item for item, record in verdicts.items() if record["verdict"] == "product fault"] == ["running-0001"]
+
+
 def test_bytes_that_are_no_json_are_a_product_fault_with_the_bytes_in_the_evidence(tmp_path: Path) -> None:
     # given a go-between that adds a line of text to the first event
     relay = tmp_path / "relay.sock"

@@ -320,6 +320,32 @@ def test_an_event_that_a_stopped_processor_held_up_is_inconclusive_even_if_that_
     assert "stood still" in verdict.diagnosis
 
 
+def test_an_event_many_seconds_late_blames_no_update_but_its_own(run: RunWriter) -> None:
+    hour_on(run)
+    run.do("b", AT + 3 * SECOND, [(0, 0x02, 0x30)])
+    b = {**HOUR_ON, "last_time": HOUR_ON["new_time"] + 3, "delta_time": 1800, "new_time": HOUR_ON["new_time"] + 1803}
+    run.event(DUE + 3 * SECOND + MS, b)
+    run.event(DUE + 15 * SECOND, HOUR_ON)
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    verdicts = {verdict.item: verdict for verdict in judge.decide(DUE + 40 * SECOND, final=True)}
+    assert set(verdicts) == {"a", "b"}
+    assert verdicts["a"].faults == ("late",)
+    assert verdicts["b"].verdict == PASS
+
+
+def test_silence_counts_only_while_the_listener_says_that_it_listens(run: RunWriter) -> None:
+    # given a listener that was last known to be alive half a second after the event was due
+    hour_on(run)
+    run.journal("alive", t_ns=DUE - 500 * MS)
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    assert judge.decide(DUE + 20 * SECOND) == []
+    # then nothing is known of an event that is not there
+    (verdict,) = judge.decide(DUE + 20 * SECOND, final=True)
+    assert verdict.verdict == "inconclusive"
+
+
 def test_a_stopped_processor_does_not_cast_doubt_on_an_event_in_time(run: RunWriter) -> None:
     hour_on(run)
     run.event(DUE + MS, HOUR_ON)

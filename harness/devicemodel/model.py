@@ -224,7 +224,7 @@ class DeviceModel:
 
     def _trace_ended(self) -> None:
         # QEMU's own end closes the pipe too, and its pidfd tells of that; only an end before it is a loss.
-        if self._qemu_lives_on():
+        if hasattr(self, "_qemu") and self._qemu_lives_on():
             self._post("infrastructure", "trace-lost", "QEMU closed its trace while the guest went on")
 
     def _qemu_lives_on(self) -> bool:

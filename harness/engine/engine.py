@@ -18,7 +18,7 @@ from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
-from harness.judge.verdict import Verdict
+from harness.judge.verdict import INCONCLUSIVE, PRODUCT_FAULT, Verdict
 from harness.listener import ListenerProcess
 from harness.plan import Plan
 
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often an update is tried whose verdict a stall of the harness made worthless."""
 
-INCONCLUSIVE_LIMIT = 0.01
+FINAL_NS = LINGER_NS + 500_000_000
+"""How long after an update is due its verdict is final: what arrived within 6 s has been read by then."""
+
 IMAGE_TIMEOUT = 600.0
 
 
@@ -43,6 +45,11 @@ class Outcome:
     attempts: int = 0
     final: bool = False
     due_ns: int = 0
+    listened_for: bool = False
+    """Whether the present attempt has been judged well, and a late event is still listened for."""
+
+    to_repeat: bool = False
+    """Whether another attempt is on its way, because something stood still during this one."""
 
 
 class Engine:
@@ -204,53 +211,65 @@ class Engine:
             # An update is known to have been worth nothing when it is repeated: not when its guest died of it.
             self._inconclusive += bool(again)
             task = tasks.popleft()
-            self._outcomes[task.plan.id].vm = lane.name
-            self._outcomes[task.plan.id].attempts = task.attempt
+            outcome = self._outcomes[task.plan.id]
+            outcome.vm, outcome.attempts = lane.name, task.attempt
+            outcome.verdict, outcome.listened_for, outcome.to_repeat = None, False, False
             return task
 
     def decided(self, lane: Lane, verdict: Verdict) -> None:
         """Keep the verdict; see to a repetition where it is worthless; make the replay where it is bad."""
-        plan_id = verdict.item.partition("~")[0]
+        plan_id, _, attempt = verdict.item.partition("~")
         with self._changed:
             outcome = self._outcomes.get(plan_id)
             if verdict.revision == 1:
                 self._decided += 1
-            if outcome is not None:
-                self._keep(lane, outcome, verdict)
-            else:
+            if outcome is None:
                 self._beside[lane.name, verdict.item] = verdict
+            elif verdict.verdict == PRODUCT_FAULT:
+                self._keep_fault(lane, outcome, verdict)
+            elif not outcome.final and int(attempt or 1) == outcome.attempts:
+                self._keep(lane, outcome, verdict)
             self._changed.notify_all()
         self._on_verdict(verdict)
+
+    def _keep_fault(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
+        """A fault counts whenever it is found, of whatever attempt; one found after the test has passed, beside it."""
+        if outcome.final and (outcome.verdict is None or outcome.verdict.verdict != PRODUCT_FAULT):
+            self._beside[lane.name, verdict.item] = verdict
+            return
+        outcome.verdict = verdict
+        outcome.replay = self.rundir.save_replay(lane.name, [*_before(lane, outcome.plan), outcome.plan])
+        outcome.final = True
 
     def _keep(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
         outcome.verdict = verdict
         outcome.due_ns = max((event.due_ns for event in verdict.expected), default=verdict.decided_ns)
-        if verdict.verdict == "inconclusive":
-            if lane.failed:
-                return
-            if outcome.attempts < ATTEMPTS and not self._closed:
-                attempt = outcome.attempts + 1
-                self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt))
-                return
+        if verdict.verdict != INCONCLUSIVE:
+            if not outcome.listened_for:
+                outcome.listened_for = True
+                self._listened_for[lane.name].append(outcome)
+        elif lane.failed or outcome.to_repeat:
+            pass  # its guest's end will say why; or it is on its way already
+        elif outcome.attempts < ATTEMPTS and not self._closed:
+            outcome.to_repeat = True
+            attempt = outcome.attempts + 1
+            before = next(iter(_before(lane, outcome.plan)), None)
+            self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt, before))
+        else:
             self._inconclusive += 1
             outcome.error = outcome.error or InfrastructureError(f"{verdict.item}: {verdict.diagnosis}")
             outcome.final = True
-        elif verdict.verdict == "product fault":
-            position = next((i for i, plan in enumerate(lane.done) if plan.id == outcome.plan.id), None)
-            if position is not None:
-                outcome.replay = self.rundir.save_replay(lane.name, lane.done[max(0, position - 1) : position + 1])
-            outcome.final = True
-        elif verdict.revision == 1:
-            self._listened_for[lane.name].append(outcome)
 
     def final_up_to(self, lane: Lane, now_ns: int) -> None:
         """What was due 6 s ago and more is known for good."""
         waiting = self._listened_for[lane.name]
-        if not waiting or now_ns < waiting[0].due_ns + LINGER_NS:
+        if not waiting or now_ns < waiting[0].due_ns + FINAL_NS:
             return
         with self._changed:
-            while waiting and now_ns >= waiting[0].due_ns + LINGER_NS:
-                waiting.popleft().final = True
+            while waiting and now_ns >= waiting[0].due_ns + FINAL_NS:
+                outcome = waiting.popleft()
+                if outcome.listened_for and not outcome.to_repeat:
+                    outcome.final = True
             self._changed.notify_all()
 
     def ended(self, lane: Lane, error: BenchError | None) -> None:
@@ -280,3 +299,9 @@ class Engine:
             self.rundir.add_error(family, vm, text)
         except InfrastructureError:
             log.error("%s", text)
+
+
+def _before(lane: Lane, plan: Plan) -> list[Plan]:
+    """What the guest did just before the plan, so that its clock stood where it stood; none for its first."""
+    position = next((i for i, done in enumerate(lane.done) if done.id == plan.id), 0)
+    return lane.done[max(0, position - 1) : position]

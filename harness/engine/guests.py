@@ -72,6 +72,7 @@ class GuestFactory:
         return GuestParts(
             name=name,
             command=self._command(spec, name, folder, service, nonce),
+            service_socket=service,
             event_socket=events,
             make_guest=lambda process, log_folder: _linux_guest(spec, name, nonce, process, log_folder),
             folder=folder,

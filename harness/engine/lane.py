@@ -48,6 +48,8 @@ class Task:
     plan: Plan
     item: str
     attempt: int = 1
+    before: Plan | None = None
+    """What to carry out first, so that the clock is where the first attempt found it."""
 
 
 class Desk(Protocol):
@@ -80,6 +82,7 @@ class GuestParts:
 
     name: str
     command: Sequence[str]
+    service_socket: Path
     event_socket: Path
     make_guest: Callable[[HostProcess, Path], Guest]
     folder: Path
@@ -145,6 +148,7 @@ class Lane:
 
     def _run(self) -> None:
         error: BenchError | None = None
+        left: BenchError | None = None
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._slots.guests)
@@ -161,14 +165,13 @@ class Lane:
                     if self._listener is not None:
                         self._listener.close()
                     self._decide(final=True)
-        except BenchError as problem:  # what a close found still there
-            error = error or problem
+        except BenchError as problem:  # what a close found still there, or the disk did not take
+            left = problem
         except Exception as problem:
             log.exception("lane %s", self.name)
             error = error or InfrastructureError(f"the harness itself failed: {type(problem).__name__}: {problem}")
-        if self._stopping.is_set():
-            error = None
-        self._desk.ended(self, error)
+        self._judge.close()
+        self._desk.ended(self, left if self._stopping.is_set() else error or left)
 
     def _boot(self, stack: contextlib.ExitStack) -> None:
         with self._slots.boots:
@@ -177,6 +180,7 @@ class Lane:
             deadline = Deadline(self.parts.boot_timeout)
             process = self._host.start(self.parts.command, log=self.parts.folder / "device-model.log")
             self._process = process
+            stack.callback(self.parts.service_socket.unlink, missing_ok=True)  # a killed device model leaves it
             stack.callback(lambda: process.close(Deadline(CLOSE_TIMEOUT)))
             process.on_exit(self._changed.set)
             self._listener = self._listening.listener(
@@ -185,7 +189,8 @@ class Lane:
             self._listener.connect(deadline, lambda: process.exit_status() is not None or self._stopping.is_set())
             self._guest = self.parts.make_guest(process, self.parts.folder)
             stack.callback(self._guest.close)
-            self._guest.boot(deadline)
+            if not self._stopping.is_set():  # else whoever stopped us found no guest to close
+                self._guest.boot(deadline)
 
     def _work(self) -> None:
         """All there is to do; what lingering shows to be worth repeating, too."""
@@ -206,6 +211,8 @@ class Lane:
             if task.attempt == 1:
                 self.done.append(task.plan)
                 self._rundir.append_plan(self.name, task.plan)
+            if task.before is not None:
+                self._carry_out(Task(task.before, f"before-{task.item}"), role="setup")
             self._carry_out(task)
         return worked
 

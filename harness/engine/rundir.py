@@ -74,6 +74,12 @@ class RunDirectory:
             self._document["errors"].append({"class": family, "vm": vm, "text": text})
         self._save()
 
+    @property
+    def error_classes(self) -> set[str]:
+        """Of which families errors have been noted."""
+        with self._lock:
+            return {str(error["class"]) for error in self._document["errors"]}
+
     def end(self) -> None:
         """Note that the run has ended."""
         with self._lock:

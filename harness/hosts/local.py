@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import select
 import signal
@@ -110,9 +111,12 @@ class LocalProcess:
         return self.exit_status() is not None
 
     def _survivors(self, deadline: Deadline) -> list[str]:
-        """Processes still in the child's session; those that are just dying are waited for."""
+        """Processes still in the child's session at the deadline, then killed; the dying are waited for."""
         while found := _session_members(self.pid):
             if deadline.expired:
+                for pid, _ in found:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 return [f"{name} ({pid})" for pid, name in found]
             for pid, _ in found:
                 try:

@@ -24,7 +24,7 @@ from harness.judge.payload import likeness
 from harness.judge.readings import Readings
 from harness.judge.updates import Chronicle, ExpectedEvent
 
-FAR_NS = 12_000_000_000
+FAR_NS = 60_000_000_000
 """How long after its time a payload is still recognised as an update's."""
 MARGIN_NS = 500_000_000
 TELLING = 2

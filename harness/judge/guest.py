@@ -144,7 +144,8 @@ class GuestJudge:
         final: everything is in, decide all; the harness must have ended its journal before.
         """
         if final:
-            self._stream.conclude(self._evidence.last_known_ns)
+            attested = self._journal.attests
+            self._stream.conclude(self._journal.last_ns if attested else self._evidence.last_known_ns)
             self._dirty = {item.item: item for item in self._docket.current()}
         elif not (self._news or self._is_due(now_ns)):
             return []

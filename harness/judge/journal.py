@@ -39,6 +39,7 @@ class Journal:
 
     stalls: of the listener itself, whose stamps are then late. cpu_stalls: of a processor of its machine, on which
     the service may have run; stamps are right, but what is late then need not be the service's fault.
+    attests: whether the listener says now and then that it is alive: then it was, until last_ns, and no longer.
     open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
     """
 
@@ -49,6 +50,7 @@ class Journal:
         self.stalls: list[Stall] = []
         self.cpu_stalls: list[Stall] = []
         self.open_spans: list[tuple[int, int | None]] = []
+        self.attests = False
         self.ended_ns: int | None = None
         self.last_ns = 0
         self._line = 0
@@ -71,6 +73,7 @@ class Journal:
             self.cpu_stalls.append(Stall(int(record["from_ns"]), int(record["to_ns"])))
             return
         t_ns = int(record["t_ns"])
+        self.attests |= kind == "alive"
         if kind == "object":
             self._add(t_ns, record["event"])
         elif kind == "garbage":

@@ -114,7 +114,7 @@ class Judgement:
         over_ns = self._stream.heard_until(event.due_ns - self._timing.early_ns)
         if over_ns is not None:
             told_ns = min(told_ns, max(over_ns, event.latest_ns))
-        if now_ns is not None and now_ns < told_ns:
+        if now_ns is not None and self._stream.attested_ns(now_ns) < told_ns:
             ruling.waiting_until_ns = max(told_ns, ruling.waiting_until_ns or 0)
             return
         ruling.faults.append("missing")

@@ -37,7 +37,9 @@ class Stream:
         self._concluded_ns: int | None = None
 
     def conclude(self, last_ns: int) -> None:
-        """Nothing more will come: a journal that was not ended properly is known to hold until last_ns."""
+        """Nothing more will come. last_ns: until when listening is taken for granted if its end is not recorded:
+        what the listener itself attested, or for one that attests nothing the last moment known of anything.
+        """
         self._concluded_ns = last_ns
 
     def ended(self, stamp_ns: int, reason: str) -> None:
@@ -123,6 +125,10 @@ class Stream:
         if heard_ns < event.latest_ns - event.due_ns:
             return "this machine stood still while the event was due"
         return None
+
+    def attested_ns(self, now_ns: int) -> int:
+        """Until when silence is known to have been silence, at now_ns."""
+        return min(now_ns, self.journal.last_ns) if self.journal.attests else now_ns
 
     def stalled_ns(self, from_ns: int, to_ns: int) -> int:
         """For how long in that time this machine, or one of its processors, stood still."""

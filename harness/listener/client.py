@@ -98,14 +98,16 @@ class ListenerProcess:
 
     def _read_answers(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as stream:
-            for line in stream:
-                answer = json.loads(line)
-                listener = self._listeners.get(answer["id"])
-                if listener is not None:
-                    listener.told(answer)
-        for listener in list(self._listeners.values()):
-            listener.told({"is": "failed", "why": _ENDED})
+        try:
+            with self._process.stdout as stream:
+                for line in stream:
+                    answer = json.loads(line)
+                    listener = self._listeners.get(answer["id"])
+                    if listener is not None:
+                        listener.told(answer)
+        finally:
+            for listener in list(self._listeners.values()):
+                listener.told({"is": "failed", "why": _ENDED})
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None

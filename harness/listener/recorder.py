@@ -23,6 +23,11 @@ from harness.listener.pulse import PERIOD, Pulses
 from harness.listener.reader import ObjectReader
 
 REGISTER = b'{"command":"register_vm_event_client"}'
+ALIVE_NS = 500_000_000
+"""So often a journal is told that somebody listens: only until then is silence known to be silence."""
+
+_MOST_UNSENT = 1 << 16
+
 STALL_NS = 60_000_000
 """A turn of the loop that is later than this is a stall: a stamp taken after it may be as late."""
 
@@ -36,6 +41,8 @@ class Recorder:
         self._stdin = stdin
         self._stdout = stdout
         self._input = b""
+        self._output = bytearray()
+        os.set_blocking(stdout, False)  # a harness that stands still must not make its listener do so
         self._streams: dict[int, Stream] = {}
         self._selector = selectors.DefaultSelector()
         self._pulses = Pulses()
@@ -58,6 +65,8 @@ class Recorder:
                     self._note("cpu-stall", cpu=stall.cpu, from_ns=stall.from_ns, to_ns=stall.to_ns)
                 for stream in list(self._streams.values()):
                     stream.try_to_connect()
+                    stream.attest(now)
+                self._flush()
                 if any(key.fileobj == self._stdin for key, _ in ready) and not self._commands():
                     break
                 last = now
@@ -74,7 +83,10 @@ class Recorder:
             command = json.loads(line)
             number = command["id"]
             if command["do"] == "listen":
-                self._streams[number] = Stream(number, command, self._selector, self._answer)
+                try:
+                    self._streams[number] = Stream(number, command, self._selector, self._answer)
+                except OSError as error:
+                    self._answer(id=number, **{"is": "failed", "why": f"the journal cannot be opened: {error}"})
             elif number in self._streams:
                 self._streams.pop(number).stop()
         if not data:
@@ -83,8 +95,14 @@ class Recorder:
         return bool(data)
 
     def _answer(self, **answer: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._stdout, json.dumps(answer).encode() + b"\n")
+        if answer["is"] != "heard" or len(self._output) < _MOST_UNSENT:
+            self._output += json.dumps(answer).encode() + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            while self._output:
+                del self._output[: os.write(self._stdout, self._output)]
 
 
 class Stream:
@@ -104,6 +122,7 @@ class Stream:
         self._socket: socket.socket | None = None
         self._reader = ObjectReader()
         self._registered = self._over = self._broken = False
+        self._attested_ns = 0
         self._why = ""
         self._journal = os.open(command["journal"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
@@ -140,11 +159,19 @@ class Stream:
         except OSError as error:
             self._end(time.monotonic_ns(), str(error))
 
+    def attest(self, now_ns: int) -> None:
+        """Note in the journal, twice a second, that this stream is being listened to."""
+        if self._registered and not self._over and now_ns - self._attested_ns >= ALIVE_NS:
+            self._attested_ns = now_ns
+            self.write("alive", now_ns)
+
     def readable(self, now_ns: int) -> None:
         """Something has come, at `now_ns`."""
         assert self._socket is not None
         try:
             data, reason = _receive(self._socket), "closed by the service"
+        except BlockingIOError:
+            return
         except OSError as error:
             data, reason = b"", str(error)
         for item in self._reader.feed(data):
@@ -194,6 +221,7 @@ def _connect(path: Path) -> socket.socket:
                 folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
                 stack.callback(os.close, folder)
                 address = f"/proc/self/fd/{folder}/{path.name}"
+            connection.setblocking(False)  # a full backlog is tried again like a socket that is not there yet
             connection.connect(address)
     except OSError:
         connection.close()

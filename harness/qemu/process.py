@@ -99,8 +99,6 @@ class Qemu:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             if self.wait(deadline) is None:
                 survivors.append(f"QEMU process {self.pid}")
-            os.close(self.pidfd)
-            self.pidfd = -1
         self.console.close()
         for name, gone in (
             ("trace reader", self.trace.close(deadline.remaining)),
@@ -109,6 +107,9 @@ class Qemu:
             if not gone:
                 survivors.append(name)
         self._stderr.join(deadline.remaining)
+        if self.pidfd >= 0:  # not before the trace's reader, which asks it, has ended
+            os.close(self.pidfd)
+            self.pidfd = -1
         if survivors:
             raise InfrastructureError(
                 f"still there after the guest was closed: {', '.join(survivors)}",
