@@ -99,6 +99,14 @@ def test_a_scenario_for_a_bench_that_is_not_there_is_skipped_with_the_reason(mar
     assert not list((tmp_path / "run").glob("*/trace.log")), "no guest was started for it"
 
 
+@pytest.mark.parametrize("mark", ["hw", "nested"])
+def test_asking_for_a_bench_that_is_not_there_runs_nothing_elsewhere_instead(mark: str, tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, "scenarios", "-m", mark, "--rtc-updates", "1")
+    assert f"needs a bench of kind {mark}; qemu-only is qemu" in done.stdout, done.stdout + done.stderr
+    assert " passed" not in done.stdout and done.returncode == 0
+    assert not list((tmp_path / "run").glob("*/trace.log")), "no guest was started for it"
+
+
 def test_what_is_on_demand_runs_only_when_it_is_named(tmp_path: Path) -> None:
     text = "import pytest\n@pytest.mark.soak\ndef test_long():\n    print('it ran')\n"
     options = (*scenario(tmp_path, text), "-s")

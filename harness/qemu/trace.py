@@ -89,6 +89,14 @@ class TraceDrain:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._read()
+        finally:  # also when reading failed: nobody may wait for lines that cannot come
+            os.close(self._read_end)
+            self.chunks.put(None)
+            self._on_end()
+
+    def _read(self) -> None:
         rest = b""
         while data := os.read(self._read_end, PIPE_SIZE):
             arrival = sample_clocks()
@@ -99,6 +107,3 @@ class TraceDrain:
                 self.chunks.put(Chunk(data[:end], arrival))
         if rest:
             self.chunks.put(Chunk(rest + b"\n", sample_clocks()))
-        os.close(self._read_end)
-        self.chunks.put(None)
-        self._on_end()
