@@ -1,4 +1,4 @@
-"""Rule by rule: what the judge says of one or two updates, when it says so, and in which words."""
+"""Rule by rule: what the judge says of one or two updates, and in which words."""
 
 from __future__ import annotations
 
@@ -8,43 +8,14 @@ from typing import Any
 
 import pytest
 
-from harness.judge import INCONCLUSIVE, KNOWN_DEFECT, PASS, PRODUCT_FAULT, GuestJudge, Verdict
-from harness.judge.ruling import NOTICE_NS
+from harness.judge import INCONCLUSIVE, KNOWN_DEFECT, PASS, PRODUCT_FAULT, GuestJudge
+from tests.judge_cases import AT, DUE, END, HOUR_ON, final, hour_on, only, registered_guest
 from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter, settled
-
-AT = T0 + 5 * SECOND
-"""When the first item's first write happens: the RTC shows RTC0 + 5."""
-DUE = AT + SECOND
-HOUR_ON = settled(RTC0 + 5, RTC0 + 3605, 3600, 1)
-END = AT + 30 * SECOND
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunWriter:
-    """A guest whose listener is registered, at 12:00:00."""
-    run = RunWriter(tmp_path)
-    run.start()
-    run.journal("connected", t_ns=T0 + 1)
-    run.journal("ack", t_ns=T0 + 2, object={"ack": 0})
-    return run
-
-
-def hour_on(run: RunWriter, name: str = "a", start_ns: int = AT, **fields: Any) -> int:
-    """An item that writes 13 to the hour at 12 o'clock."""
-    return run.do(name, start_ns, [(0, 0x04, 0x13)], **fields)
-
-
-def final(run: RunWriter, *, end: bool = True) -> dict[str, Verdict]:
-    if end:
-        run.journal("end", t_ns=END)
-    with GuestJudge(run.dir) as judge:
-        judge.refresh()
-        return {verdict.item: verdict for verdict in judge.decide(END, final=True)}
-
-
-def only(run: RunWriter, *, end: bool = True) -> Verdict:
-    (verdict,) = final(run, end=end).values()
-    return verdict
+    return registered_guest(tmp_path)
 
 
 def test_the_event_in_time_passes_in_the_shape_of_the_contract(run: RunWriter) -> None:
@@ -262,138 +233,6 @@ def test_two_updates_of_one_item_are_two_events(run: RunWriter) -> None:
     assert (len(verdict.expected), verdict.faults) == (2, ("missing",))
 
 
-# -- when it is said ---------------------------------------------------------------------------------------
-
-
-def test_a_pass_is_told_when_the_time_is_up_and_not_before(run: RunWriter) -> None:
-    hour_on(run)
-    run.event(DUE + MS, HOUR_ON)
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    view = judge.item("a")
-    assert view is not None
-    assert (view.due_ns, view.latest_ns, view.silent, view.complete) == (DUE, DUE + 150 * MS + 20_000, False, True)
-    assert [seen.t_ns for seen in view.seen] == [DUE + MS]
-    assert judge.decide(view.latest_ns - 1) == []
-    assert [verdict.verdict for verdict in judge.decide(view.latest_ns)] == [PASS]
-    assert judge.decide(view.latest_ns + 1) == []
-
-
-def test_missing_is_told_after_the_linger_and_revised_when_the_event_comes(run: RunWriter) -> None:
-    hour_on(run)
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    assert judge.decide(DUE + 6 * SECOND - 1) == []
-    (verdict,) = judge.decide(DUE + 6 * SECOND)
-    assert (verdict.revision, verdict.faults) == (1, ("missing",))
-    run.event(DUE + 7 * SECOND, HOUR_ON)
-    judge.refresh()
-    (verdict,) = judge.decide(DUE + 7 * SECOND + NOTICE_NS)
-    assert (verdict.revision, verdict.faults) == (2, ("late",))
-
-
-def test_a_late_event_is_told_once_a_stall_would_have_been_noticed_and_a_double_revises(run: RunWriter) -> None:
-    hour_on(run)
-    judge = GuestJudge(run.dir)
-    run.event(DUE + SECOND, HOUR_ON)
-    judge.refresh()
-    assert judge.decide(DUE + SECOND + NOTICE_NS - 1) == []
-    assert [verdict.faults for verdict in judge.decide(DUE + SECOND + NOTICE_NS)] == [("late",)]
-    run.event(DUE + 4 * SECOND, HOUR_ON)
-    judge.refresh()
-    (verdict,) = judge.decide(DUE + 4 * SECOND)
-    assert (verdict.revision, verdict.faults) == (2, ("duplicate", "late"))
-
-
-def test_an_event_that_a_stopped_processor_held_up_is_inconclusive_even_if_that_is_noticed_later(
-    run: RunWriter,
-) -> None:
-    hour_on(run)
-    judge = GuestJudge(run.dir)
-    run.event(DUE + 300 * MS, HOUR_ON)
-    judge.refresh()
-    assert judge.decide(DUE + 300 * MS) == []
-    run.journal("cpu-stall", t_ns=DUE + 310 * MS, cpu=1, from_ns=DUE - 10 * MS, to_ns=DUE + 290 * MS)
-    judge.refresh()
-    (verdict,) = judge.decide(DUE + 300 * MS + NOTICE_NS)
-    assert (verdict.verdict, verdict.faults) == ("inconclusive", ())
-    assert "stood still" in verdict.diagnosis
-
-
-def test_an_event_many_seconds_late_blames_no_update_but_its_own(run: RunWriter) -> None:
-    hour_on(run)
-    run.do("b", AT + 3 * SECOND, [(0, 0x02, 0x30)])
-    b = {**HOUR_ON, "last_time": HOUR_ON["new_time"] + 3, "delta_time": 1800, "new_time": HOUR_ON["new_time"] + 1803}
-    run.event(DUE + 3 * SECOND + MS, b)
-    run.event(DUE + 15 * SECOND, HOUR_ON)
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    verdicts = {verdict.item: verdict for verdict in judge.decide(DUE + 40 * SECOND, final=True)}
-    assert set(verdicts) == {"a", "b"}
-    assert verdicts["a"].faults == ("late",)
-    assert verdicts["b"].verdict == PASS
-
-
-def test_silence_counts_only_while_the_listener_says_that_it_listens(run: RunWriter) -> None:
-    # given a listener that was last known to be alive half a second after the event was due
-    hour_on(run)
-    run.journal("alive", t_ns=DUE - 500 * MS)
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    assert judge.decide(DUE + 20 * SECOND) == []
-    # then nothing is known of an event that is not there
-    (verdict,) = judge.decide(DUE + 20 * SECOND, final=True)
-    assert verdict.verdict == "inconclusive"
-
-
-def test_a_stopped_processor_does_not_cast_doubt_on_an_event_in_time(run: RunWriter) -> None:
-    hour_on(run)
-    run.event(DUE + MS, HOUR_ON)
-    run.journal("cpu-stall", t_ns=DUE + 100 * MS, cpu=1, from_ns=DUE - 100 * MS, to_ns=DUE + 90 * MS)
-    assert only(run).verdict == PASS
-
-
-def test_stalls_that_overlap_count_once(run: RunWriter) -> None:
-    hour_on(run)
-    run.event(DUE + 400 * MS, HOUR_ON)
-    for cpu in (0, 1):
-        run.journal("cpu-stall", t_ns=DUE + 200 * MS, cpu=cpu, from_ns=DUE, to_ns=DUE + 150 * MS)
-    assert only(run).faults == ("late",)
-
-
-def test_a_write_known_only_after_its_window_makes_a_split_inconclusive(run: RunWriter) -> None:
-    # given two writes 0.8 s apart, the second of which reached the service 0.3 s late
-    run.do("a", AT, [(0, 0x04, 0x13)])
-    run.lag_ns = 300 * MS
-    run.do("b", AT + 800 * MS, [(0, 0x02, 0x30)])
-    # when the service, not knowing of it, has told the first one alone
-    run.event(AT + SECOND + MS, HOUR_ON)
-    # then that is nobody's fault
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    verdicts = judge.decide(AT + 20 * SECOND, final=True)
-    assert verdicts and all(verdict.verdict == "inconclusive" for verdict in verdicts)
-
-
-def test_silence_is_told_after_window_and_grace(run: RunWriter) -> None:
-    last = run.do("a", AT, [(0, 0x06, 0x03)])
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    view = judge.item("a")
-    assert view is not None and view.silent and view.due_ns is None
-    assert view.latest_ns == last + MS + SECOND + 150 * MS
-    assert judge.decide(view.latest_ns - 1) == []
-    assert [verdict.verdict for verdict in judge.decide(view.latest_ns)] == [PASS]
-
-
-def test_an_item_is_unknown_before_the_agent_answered(run: RunWriter) -> None:
-    judge = GuestJudge(run.dir)
-    run.write(AT, 0x04, 0x13)
-    judge.refresh()
-    assert judge.item("a") is None
-    assert judge.decide(DUE + 2 * SECOND) == []
-
-
 # -- agent and witness (rule 7) ----------------------------------------------------------------------------
 
 
@@ -444,129 +283,6 @@ def test_an_agent_that_died_makes_its_item_inconclusive(run: RunWriter) -> None:
     run.event(DUE + MS, HOUR_ON)
     verdict = only(run)
     assert (verdict.verdict, verdict.diagnosis) == (INCONCLUSIVE, "the agent failed: kernel panic")
-
-
-# -- the stream (rules 5 and 6) ----------------------------------------------------------------------------
-
-
-def test_garbage_is_the_fault_of_the_update_in_flight(run: RunWriter) -> None:
-    hour_on(run)
-    run.journal("garbage", t_ns=AT + 500 * MS, hex="deadbeef")
-    run.event(DUE + MS, HOUR_ON)
-    verdict = only(run)
-    assert (verdict.verdict, verdict.faults) == (PRODUCT_FAULT, ("garbage",))
-    assert r"\xde\xad\xbe\xef" in verdict.diagnosis
-
-
-def test_garbage_between_updates_is_the_fault_of_the_one_before(run: RunWriter) -> None:
-    hour_on(run, "a")
-    run.event(DUE + MS, HOUR_ON)
-    run.journal("garbage", t_ns=DUE + 3 * SECOND, hex="00")
-    run.do("b", AT + 8 * SECOND, [(0, 0x06, 0x01)])
-    verdicts = final(run)
-    assert (verdicts["a"].faults, verdicts["b"].verdict) == (("garbage",), PASS)
-
-
-def test_a_stream_closed_while_the_device_model_lives(run: RunWriter) -> None:
-    hour_on(run, "a")
-    run.event(DUE + MS, HOUR_ON)
-    hour_on(run, "b", AT + 3 * SECOND)
-    run.journal("closed", t_ns=AT + 3_500 * MS, reason="EOF")
-    hour_on(run, "c", AT + 6 * SECOND)
-    verdicts = final(run)
-    assert verdicts["a"].verdict == PASS
-    assert (verdicts["b"].verdict, verdicts["b"].faults) == (PRODUCT_FAULT, ("closed",))
-    assert "closed while the device model lived" in verdicts["b"].diagnosis
-    assert (verdicts["c"].verdict, verdicts["c"].faults) == (INCONCLUSIVE, ())
-
-
-def test_a_close_after_the_verdict_revises_it_once_no_death_explains_it(run: RunWriter) -> None:
-    hour_on(run)
-    run.event(DUE + MS, HOUR_ON)
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    assert [verdict.verdict for verdict in judge.decide(DUE + SECOND)] == [PASS]
-    run.journal("closed", t_ns=DUE + 20 * SECOND, reason="EOF")
-    judge.refresh()
-    assert judge.decide(DUE + 21 * SECOND - 1) == []
-    (verdict,) = judge.decide(DUE + 21 * SECOND)
-    assert (verdict.revision, verdict.faults) == (2, ("closed",))
-
-
-@pytest.mark.parametrize("how", ["exit record", "trace"])
-def test_the_death_of_the_device_model_is_nobodys_fault_and_told_at_once(run: RunWriter, how: str) -> None:
-    hour_on(run, "a")
-    run.event(DUE + MS, HOUR_ON)
-    hour_on(run, "b", AT + 3 * SECOND)
-    judge = GuestJudge(run.dir)
-    judge.refresh()
-    judge.decide(AT + 3_200 * MS)
-    dead_ns = AT + 3_500 * MS
-    run.journal("garbage", t_ns=dead_ns, hex="7b22")
-    run.journal("closed", t_ns=dead_ns, reason="EOF")
-    judge.refresh()
-    assert judge.decide(dead_ns + MS) == [], "it may yet turn out why"
-    if how == "trace":
-        run.record("end", dead_ns, reason="QEMU was killed")
-    else:
-        run.append("exit.json", json.dumps({"class": "infrastructure", "text": "QEMU was killed"}))
-    judge.refresh()
-    (verdict,) = judge.decide(dead_ns + 2 * MS)
-    assert (verdict.item, verdict.verdict, verdict.faults) == ("b", INCONCLUSIVE, ())
-    assert "QEMU was killed" in verdict.diagnosis
-
-
-def test_an_orderly_end_leaves_verdicts_alone(run: RunWriter) -> None:
-    hour_on(run)
-    run.event(DUE + MS, HOUR_ON)
-    run.journal("closed", t_ns=END - SECOND, reason="EOF")
-    run.record("end", END - SECOND, reason="destroyed")
-    assert only(run).verdict == PASS
-
-
-def test_a_journal_that_breaks_off_judges_what_it_covers(run: RunWriter) -> None:
-    hour_on(run, "a")
-    run.event(DUE + MS, HOUR_ON)
-    hour_on(run, "b", AT + 3 * SECOND)
-    verdicts = final(run, end=False)
-    assert (verdicts["a"].verdict, verdicts["b"].verdict) == (PASS, INCONCLUSIVE)
-    assert "listening ended" in verdicts["b"].diagnosis
-
-
-def test_a_stall_that_explains_lateness_is_inconclusive(run: RunWriter) -> None:
-    hour_on(run)
-    run.journal("stall", from_ns=DUE + 10 * MS, to_ns=DUE + 300 * MS)
-    run.event(DUE + 301 * MS, HOUR_ON)
-    verdict = only(run)
-    assert (verdict.verdict, verdict.faults) == (INCONCLUSIVE, ())
-    assert "stood still" in verdict.diagnosis
-
-
-def test_a_stall_does_not_explain_more_than_it_lasted(run: RunWriter) -> None:
-    hour_on(run)
-    run.journal("stall", from_ns=DUE + 10 * MS, to_ns=DUE + 300 * MS)
-    run.event(DUE + 700 * MS, HOUR_ON)
-    assert only(run).faults == ("late",)
-
-
-def test_a_stall_over_the_whole_linger_makes_absence_inconclusive(run: RunWriter) -> None:
-    hour_on(run)
-    run.journal("stall", from_ns=DUE + 50 * MS, to_ns=DUE + 7 * SECOND)
-    assert only(run).verdict == INCONCLUSIVE
-
-
-def test_a_stall_that_may_hide_an_early_event_is_inconclusive(run: RunWriter) -> None:
-    hour_on(run)
-    run.journal("stall", from_ns=DUE - 100 * MS, to_ns=DUE + 2 * MS)
-    run.event(DUE + 3 * MS, HOUR_ON)
-    assert only(run).verdict == INCONCLUSIVE
-
-
-def test_a_stall_does_not_excuse_a_wrong_payload(run: RunWriter) -> None:
-    hour_on(run)
-    run.journal("stall", from_ns=DUE - 100 * MS, to_ns=DUE + 2 * MS)
-    run.event(DUE + 3 * MS, {**HOUR_ON, "delta_time": 1})
-    assert only(run).faults == ("payload",)
 
 
 # -- special cases (rule 8) --------------------------------------------------------------------------------
