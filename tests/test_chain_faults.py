@@ -8,6 +8,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,74 +135,66 @@ def _command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
 
 
-def test_a_second_event_that_comes_after_the_test_has_passed_still_fails_the_run(tmp_path: Path) -> None:
-    # given a go-between that says the first event again 8 s later
-    relay = tmp_path / "relay.sock"
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.bind(str(relay))
-    server.listen(1)
+@contextmanager
+def go_between(folder: Path, pass_on: Callable[[socket.socket, socket.socket], None]) -> Iterator[tuple[str, ...]]:
+    """Something between service and harness: the options that put it there.
 
-    def repeat() -> None:
+    pass_on: called with the harness's and the service's end, once the harness is registered.
+    """
+    relay, service_path = folder / "relay.sock", folder / "service.sock"
+
+    def serve() -> None:
         client, _ = server.accept()
-        while not (tmp_path / "service.sock").exists():
-            select.select([], [], [], 0.01)
         service = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        service.connect(str(tmp_path / "service.sock"))
         with client, service:
+            while not service_path.exists():
+                select.select([], [], [], 0.01)
+            service.connect(str(service_path))
             service.sendall(client.recv(4096))
             client.sendall(service.recv(4096))
-            first, again = service.recv(4096), time.monotonic() + 8
-            client.sendall(first)
-            while True:
-                left = max(0.0, again - time.monotonic()) if first else None
-                ready, _, _ = select.select([service], [], [], left)
-                if not ready:
-                    client.sendall(first)
-                    first = b""
-                elif not (data := service.recv(4096)):
-                    return
-                else:
-                    client.sendall(data)
+            pass_on(client, service)
 
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    sockets = ("--service-socket", str(tmp_path / "service.sock"), "--event-socket", str(relay))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(relay))
+        server.listen(1)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield "--service-socket", str(service_path), "--event-socket", str(relay)
+        thread.join(10)
+
+
+def test_a_second_event_that_comes_after_the_test_has_passed_still_fails_the_run(tmp_path: Path) -> None:
+    # given a go-between that says the first event again 8 s later
+    def repeat(client: socket.socket, service: socket.socket) -> None:
+        first, again = service.recv(4096), time.monotonic() + 8
+        client.sendall(first)
+        while True:
+            left = max(0.0, again - time.monotonic()) if first else None
+            ready, _, _ = select.select([service], [], [], left)
+            if not ready:
+                client.sendall(first)
+                first = b""
+            elif not (data := service.recv(4096)):
+                return
+            else:
+                client.sendall(data)
+
     nine = ("--rtc-updates", "9", "--rtc-guests", "1", "-k", "random_order and running")
-    with running(tmp_path, *nine, *sockets) as run:
+    with go_between(tmp_path, repeat) as sockets, running(tmp_path, *nine, *sockets) as run:
         assert run.wait() == 1, run.said
-    thread.join(10)
-    server.close()
     verdicts = {record["item"]: record for record in run.records("verdicts.jsonl")}
     assert [item for item, record in verdicts.items() if record["verdict"] == "product fault"] == ["running-0001"]
 
 
 def test_bytes_that_are_no_json_are_a_product_fault_with_the_bytes_in_the_evidence(tmp_path: Path) -> None:
     # given a go-between that adds a line of text to the first event
-    relay = tmp_path / "relay.sock"
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.bind(str(relay))
-    server.listen(1)
+    def meddle(client: socket.socket, service: socket.socket) -> None:
+        client.sendall(b"Segmentation fault\n" + service.recv(4096))
+        while data := service.recv(4096):
+            client.sendall(data)
 
-    def meddle() -> None:
-        client, _ = server.accept()
-        while not (tmp_path / "service.sock").exists():
-            select.select([], [], [], 0.01)
-        service = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        service.connect(str(tmp_path / "service.sock"))
-        with client, service:
-            service.sendall(client.recv(4096))
-            client.sendall(service.recv(4096))
-            client.sendall(b"Segmentation fault\n" + service.recv(4096))
-            while data := service.recv(4096):
-                client.sendall(data)
-
-    thread = threading.Thread(target=meddle, daemon=True)
-    thread.start()
-    sockets = ("--service-socket", str(tmp_path / "service.sock"), "--event-socket", str(relay))
-    with running(tmp_path, *ONE, *sockets) as run:
+    with go_between(tmp_path, meddle) as sockets, running(tmp_path, *ONE, *sockets) as run:
         assert run.wait() == 1
-    thread.join(10)
-    server.close()
     faulty = [record for record in run.records("verdicts.jsonl") if record["verdict"] == "product fault"]
     assert [record["item"] for record in faulty] == ["running-0001"]
     assert "garbage" in faulty[0]["faults"] and "Segmentation" in faulty[0]["diagnosis"]
