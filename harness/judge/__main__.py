@@ -18,10 +18,7 @@ from harness.errors import (
     InfrastructureError,
 )
 from harness.judge.guest import GuestJudge
-from harness.judge.verdict import INCONCLUSIVE, PRODUCT_FAULT, Verdict
-
-MOST_INCONCLUSIVE = 0.01
-"""More than this part of inconclusive verdicts is an infrastructure error (rule 5)."""
+from harness.judge.verdict import INCONCLUSIVE, MOST_INCONCLUSIVE, PRODUCT_FAULT, Verdict
 
 
 @dataclass(frozen=True)

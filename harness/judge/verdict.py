@@ -14,6 +14,9 @@ PRODUCT_FAULT = "product fault"
 KNOWN_DEFECT = "known vRTC defect"
 INCONCLUSIVE = "inconclusive"
 
+MOST_INCONCLUSIVE = 0.01
+"""More than this part of inconclusive verdicts is an infrastructure error of the run (rule 5)."""
+
 FAULTS = ("missing", "duplicate", "early", "late", "payload", "unexplained", "garbage", "closed")
 
 
