@@ -42,13 +42,12 @@ class QmpMonitor:
 
         Raises InfrastructureError when QEMU refuses it, is gone, or does not answer in time.
         """
-        if not self._ready.wait(deadline.remaining) or self._loop is None or self._client is None:
+        self._ready.wait(deadline.remaining)
+        client, loop = self._client, self._loop
+        if client is None or loop is None:
             raise self._error(f"no QMP session for {command}", deadline)
         from qemu.qmp import QMPError
 
-        client, loop = self._client, self._loop
-        if client is None or loop is None:
-            raise self._error(f"the QMP session ended before {command}", deadline)
         try:
             future = asyncio.run_coroutine_threadsafe(client.execute(command, arguments or None), loop)
         except RuntimeError as closed:
@@ -86,7 +85,7 @@ class QmpMonitor:
     def _run(self) -> None:
         try:
             asyncio.run(self._session())
-        except Exception as error:
+        except Exception as error:  # however a session ends, who asks next is told; the guest is not its business
             self._failure = f"{type(error).__name__}: {error}"
             log.debug("QMP session ended: %s", self._failure)
         finally:
