@@ -149,7 +149,7 @@ class Engine:
                 self._stop_lanes()
             for lane in self._lanes:
                 lane.join()
-        except BaseException:
+        except BaseException:  # Ctrl-C while waiting: the guests have to go all the same
             self._stop_lanes()
             for lane in self._lanes:
                 lane.join()

@@ -167,7 +167,7 @@ class Lane:
                     self._decide(final=True)
         except BenchError as problem:  # what a close found still there, or the disk did not take
             left = problem
-        except Exception as problem:
+        except Exception as problem:  # our own bug: who waits for this lane's outcomes must hear of it
             log.exception("lane %s", self.name)
             error = error or InfrastructureError(f"the harness itself failed: {type(problem).__name__}: {problem}")
         self._judge.close()

@@ -62,5 +62,5 @@ class Worker:
         while (call := queue.get()) is not None:
             try:
                 call()
-            except Exception:
+            except Exception:  # the next call is someone else's
                 _log.exception("a callback failed")

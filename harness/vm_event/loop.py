@@ -35,7 +35,7 @@ class Loop:
         self._closed = False
         try:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except BaseException:
+        except BaseException:  # whatever it was, the descriptor is ours to close
             self._epoll.close()
             raise
         self.add(self._wake, select.EPOLLIN, self._on_wake)
@@ -87,7 +87,7 @@ class Loop:
                 continue
             try:
                 handler(events)
-            except Exception:
+            except Exception:  # one source or client must not take the service from all others
                 _log.exception("the handler of descriptor %d failed; it is no longer watched", descriptor)
                 self.remove(descriptor)
         while self._posted:

@@ -79,7 +79,7 @@ class SharedRing:
             page = mmap.mmap(descriptor, PAGE_SIZE)
             format_page(page)
             return cls(page, descriptor=descriptor)
-        except BaseException:
+        except BaseException:  # whatever it was, the descriptor is ours to close
             os.close(descriptor)
             raise
 

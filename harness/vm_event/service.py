@@ -255,7 +255,7 @@ class VmEventService:
                 sources[ring.source] = TunnelSource(
                     ring.source, tunnel, vm=self.vm, window=self.window, stamped=ring.stamped, trusted=False
                 )
-        except BaseException:
+        except BaseException:  # whatever it was, what is open already is ours to close
             for source in sources.values():
                 source.close()
             raise
@@ -279,7 +279,7 @@ def _execute(name: str, callback: Command, argument: str | None, done: Callable[
     success = False
     try:
         success = bool(callback(argument))
-    except Exception:
+    except Exception:  # the client gets its -1, whatever the callback did
         _log.exception("the command %r failed", name)
     done(success)
 

@@ -63,7 +63,7 @@ class Session:
                 listener = ListeningSocket(monitor)
                 try:
                     self.monitor = Monitor(self._loop, listener, self)
-                except BaseException:
+                except BaseException:  # whatever it was, the socket is ours to close
                     listener.close()
                     raise
                 opened.callback(self.monitor.close)
@@ -71,12 +71,12 @@ class Session:
             self._opened = opened.pop_all()
             try:
                 self._thread.start()
-            except BaseException:
+            except BaseException:  # no thread, so nobody else closes it
                 self._opened.close()
                 raise
         try:
             self._serving.wait()
-        except BaseException:
+        except BaseException:  # Ctrl-C while waiting must leave no thread
             self.stop()
             raise
 
@@ -114,7 +114,7 @@ class Session:
             try:
                 while not self._stopping:
                     self._turn()
-            except Exception as error:
+            except Exception as error:  # told by status and log; the thread ends in order
                 self.failure = f"{type(error).__name__}: {error}"
                 _log.exception("%s: the event service failed", self.vm)
 

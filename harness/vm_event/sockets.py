@@ -77,7 +77,7 @@ def connect(path: Path, *, timeout: float = 10.0) -> socket.socket:
     except OSError as error:
         connection.close()
         raise MonitorError(f"{path}: {error.strerror or error}") from error
-    except BaseException:
+    except BaseException:  # whatever it was, what is open is ours to close
         connection.close()
         raise
 

@@ -37,7 +37,7 @@ class Tunnel:
         ring = SharedRing.create()
         try:
             return cls(ring, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        except BaseException:
+        except BaseException:  # whatever it was, what is open is ours to close
             ring.close()
             raise
 
@@ -51,7 +51,7 @@ class Tunnel:
         kick = _duplicate_eventfd(kick_descriptor)
         try:
             return cls(SharedRing.attach(ring_descriptor, require_seal=require_seal), kick)
-        except BaseException:
+        except BaseException:  # whatever it was, what is open is ours to close
             os.close(kick)
             raise
 
@@ -127,6 +127,6 @@ def _duplicate_eventfd(descriptor: int) -> int:
     except OSError as error:
         os.close(own)
         raise SourceError(f"kick descriptor {descriptor}: {os.strerror(error.errno or errno.EIO)}") from error
-    except BaseException:
+    except BaseException:  # whatever it was, what is open is ours to close
         os.close(own)
         raise
