@@ -103,8 +103,8 @@ def test_what_many_threads_send_is_in_the_events_once(instant: VmEventService) -
     raw = delta = 0
     while raw < 400:
         event = heard.next()
+        assert event.raw_events is not None and event.delta_time is not None
         raw += event.raw_events
-        assert event.delta_time is not None
         delta += event.delta_time
     for thread in threads:
         thread.join()
@@ -357,6 +357,7 @@ def test_a_ring_filled_by_another_process_settles_as_its_own_source(path: Path, 
         while raw < 7:  # on a machine that stalls the producer, unstamped elements may settle apart
             event = heard.next()
             assert (event.source, event.vm, event.overrun) == ("hv", "vm0", 0)
+            assert event.raw_events is not None
             raw += event.raw_events
         assert event.new_time == NOON + 420
         assert service.status()["sources"]["hv"]["raw"] == 7

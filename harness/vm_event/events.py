@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from .abi import VmEventType
+from .values import Value
 
 
-@dataclass(frozen=True)
-class RtcChange:
+class RtcChange(Value):
     """One raw event: a virtual RTC went from `last_time` to `last_time + delta_time`.
 
     Both in whole seconds, `last_time` since 1970 UTC; -1 where the vRTC's clock was broken by an invalid
     date.
     """
 
+    __slots__ = __match_args__ = ("last_time", "delta_time")
     last_time: int
     delta_time: int
 
+    def __init__(self, last_time: int, delta_time: int) -> None:
+        self._set(last_time, delta_time)
 
-@dataclass(frozen=True)
-class SettledRtcChange:
+
+class SettledRtcChange(Value):
     """One update of a guest's RTC, told once, after the settle window has passed in silence.
 
     last_time: the RTC just before the first announcing write, None where nobody can know it.
-    new_time: the RTC after the last announcing write.
+    new_time: the RTC after the last announcing write; None only from a service that did not tell (`acrn-dm`'s).
     delta_time: the sum of what the announcing writes changed, without the clock's own ticking; None with
     `last_time`.
-    raw_events: how many raw events it was made of.
+    raw_events: how many raw events it was made of; None from a service that does not tell (`acrn-dm`'s).
     estimated: a raw event did not say what it started from and the running estimate was used (or there was
     none).
     lost: the chain of raw events has a gap which elapsed time does not explain; some were never received.
     overrun: how many raw events the full ring refused since the settled event before.
     """
 
+    __slots__ = __match_args__ = (
+        "last_time",
+        "new_time",
+        "delta_time",
+        "raw_events",
+        "estimated",
+        "lost",
+        "overrun",
+        "source",
+        "vm",
+    )
     last_time: int | None
-    new_time: int
+    new_time: int | None
     delta_time: int | None
-    raw_events: int
-    estimated: bool = False
-    lost: bool = False
-    overrun: int = 0
-    source: str = "dm"
-    vm: str = "vm"
+    raw_events: int | None
+    estimated: bool
+    lost: bool
+    overrun: int
+    source: str
+    vm: str
+
+    def __init__(
+        self,
+        last_time: int | None,
+        new_time: int | None,
+        delta_time: int | None,
+        raw_events: int | None,
+        estimated: bool = False,
+        lost: bool = False,
+        overrun: int = 0,
+        source: str = "dm",
+        vm: str = "vm",
+    ) -> None:
+        self._set(last_time, new_time, delta_time, raw_events, estimated, lost, overrun, source, vm)
 
     def as_json(self) -> dict[str, Any]:
         """The object that goes to the monitor socket; the three flags only where they apply."""
@@ -65,13 +92,16 @@ class SettledRtcChange:
         return event
 
 
-@dataclass(frozen=True)
-class VmEvent:
+class VmEvent(Value):
     """A power-off or triple fault: it has no payload and passes at once."""
 
+    __slots__ = __match_args__ = ("type", "source", "vm")
     type: VmEventType
     source: str
     vm: str
+
+    def __init__(self, type: VmEventType, source: str, vm: str) -> None:
+        self._set(type, source, vm)
 
     def as_json(self) -> dict[str, Any]:
         """The object that goes to the monitor socket."""

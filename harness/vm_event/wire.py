@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from .values import Value
 
 #: ACRN's buffers: no command and no event is longer.
 MESSAGE_LIMIT = 4096
@@ -23,12 +24,15 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-@dataclass(frozen=True)
-class Garbage:
+class Garbage(Value):
     """Bytes that are no JSON object, and why. Of what was too long only the beginning is kept."""
 
+    __slots__ = __match_args__ = ("data", "reason")
     data: bytes
     reason: str
+
+    def __init__(self, data: bytes, reason: str) -> None:
+        self._set(data, reason)
 
 
 class Decoder:
