@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.vrtc.dm import DmVrtc
+from harness.vrtc.hv import HvVrtc
 from harness.vrtc.registers import (
     CENTURY,
     DAY_OF_MONTH,
@@ -26,4 +27,5 @@ __all__ = [
     "TIME_REGISTERS",
     "YEAR",
     "DmVrtc",
+    "HvVrtc",
 ]

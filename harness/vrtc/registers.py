@@ -101,8 +101,14 @@ def encode_date(seconds: int, register_b: int) -> dict[int, int]:
     }
 
 
-def decode_date(registers: bytes | bytearray, register_b: int) -> int | None:
-    """Seconds since 1970 UTC of the date in the registers; None where they hold no valid date."""
+def decode_date(
+    registers: bytes | bytearray, register_b: int, *, last_year: int = LAST_YEAR, last_year_byte: int = 99
+) -> int | None:
+    """Seconds since 1970 UTC of the date in the registers; None where they hold no valid date.
+
+    last_year: no later year is valid. last_year_byte: what the year register may hold at most; a binary one
+    can exceed 99, and ACRN's two vRTCs treat that differently.
+    """
     second = decode(registers[SECOND], register_b)
     minute = decode(registers[MINUTE], register_b)
     hour = decode_hour(registers[HOUR], register_b)
@@ -112,10 +118,10 @@ def decode_date(registers: bytes | bytearray, register_b: int) -> int | None:
     century = decode(registers[CENTURY], register_b)
     if second is None or minute is None or hour is None or second > 59 or minute > 59:
         return None
-    if day is None or month is None or year_in_century is None or century is None or year_in_century > 99:
+    if day is None or month is None or year_in_century is None or century is None or year_in_century > last_year_byte:
         return None
     year = century * 100 + year_in_century
-    if not FIRST_YEAR <= year <= LAST_YEAR or not 1 <= month <= 12:
+    if not FIRST_YEAR <= year <= last_year or not 1 <= month <= 12:
         return None
     if not 1 <= day <= calendar.monthrange(year, month)[1]:
         return None
