@@ -1,4 +1,4 @@
-/* What the agent's parts share: agent.c (commands), agent_frames.c, agent_rtc.c, agent_system.c. */
+/* What the agent's parts share. The first three are the same everywhere; the system is Linux, or none (bare/). */
 #ifndef AGENT_H
 #define AGENT_H
 
@@ -7,6 +7,15 @@
 #define AGENT_VERSION "1"
 #define LINE_SIZE 4096            /* longest line from the host */
 #define INDEX_PORT 0x70
+
+/* agent.c: commands */
+struct command {
+	const char *name;
+	void (*answer)(char *words);
+	void (*leave)(void);      /* for commands that do not come back: called after the answer went out */
+};
+void identify(char *command_line);
+int take_byte(char byte);
 
 /* agent_frames.c: one reply is gathered with say() and goes out as numbered, checksummed parts */
 extern int in_fd, out_fd;
@@ -24,13 +33,17 @@ void load_steps(char *words);
 void run_steps(char *words);
 void forget_steps(void);
 
-/* agent_system.c: what belongs to the operating system around the agent */
+/* the system around the agent: what it can do besides, and the way to the RTC's ports (says why not) */
+extern const struct command system_commands[];
+int take_the_rtc(void);
+void say_info(void);
+
+/* agent_system.c: Linux */
 void become_init(void);
 int read_file(const char *path, char *text, int size);
 void free_the_rtc(void);
 void run_hwclock(char *words);
 void set_clock(char *words);
-void say_info(void);
 void make_noise(char *words);
 void system_panic(void);
 void system_restart(void);

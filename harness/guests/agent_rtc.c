@@ -15,7 +15,9 @@
 #define DATA_PORT 0x71
 #define INDEX_LIMIT 0x38
 #define MAX_STEPS 1024
+#ifndef SPIN_NS
 #define SPIN_NS 9000000           /* a sleep ends up to two ticks late */
+#endif
 #define MAX_PAUSE_US 600000000ULL
 
 struct step {

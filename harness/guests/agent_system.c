@@ -176,17 +176,21 @@ void make_noise(char *words)
 	say("ok");
 }
 
+/* The ways out: the answer is out before we are gone. */
 void system_panic(void)
 {
+	tcdrain(out_fd);
 	write_file("/proc/sysrq-trigger", "c");
 }
 
 void system_restart(void)
 {
+	tcdrain(out_fd);
 	reboot(RB_AUTOBOOT);
 }
 
 void system_off(void)
 {
+	tcdrain(out_fd);
 	reboot(RB_POWER_OFF);
 }

@@ -1,4 +1,4 @@
-"""What a Linux guest boots: kernel, initrd with our agent, kernel arguments, and the versions of all that."""
+"""What a guest boots: kernel, initrd with our agent, kernel arguments, versions; or the bare image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from harness.deadline import Deadline
 from harness.errors import ConfigurationError
 from harness.guests import initramfs
 from harness.guests.cache import Cache, default_cache_dir
-from harness.guests.parts import busybox_version, compiled_agent, fetched_kernel, own_kernel, static_busybox
+from harness.guests.parts import (
+    busybox_version,
+    compiled_agent,
+    compiled_bare_guest,
+    fetched_kernel,
+    own_kernel,
+    static_busybox,
+)
 
 AGENT_PATH = "/rtc-agent"
 
@@ -47,16 +54,16 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class GuestImage:
-    """A bootable image; `append` is without the nonce that each guest gets of its own."""
+    """A bootable image (no initrd: a bare guest's); `append` is without the nonce that each guest gets of its own."""
 
     kernel: Path
-    initrd: Path
+    initrd: Path | None
     append: str
     versions: dict[str, str]
 
     def command_line(self, nonce: str) -> str:
         """The kernel command line of one guest."""
-        return f"{self.append} rtc.nonce={nonce}"
+        return f"{self.append} rtc.nonce={nonce}".lstrip()
 
 
 def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -> GuestImage:
@@ -89,3 +96,16 @@ def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -
     }
     append = " ".join([*KERNEL_ARGUMENTS, *spec.append.split()])
     return GuestImage(kernel.path, folder / "initrd.cpio", append, versions)
+
+
+def prepare_bare_image(cache_dir: Path | None, deadline: Deadline) -> GuestImage:
+    """Makes the image of the guest without an operating system, or finds it in the cache. Raises as `prepare_image`."""
+    cache = Cache(cache_dir or default_cache_dir())
+    image, version = compiled_bare_guest(cache, deadline)
+    key = hashlib.sha256(image).hexdigest()[:32]
+
+    def write_image(folder: Path) -> None:
+        (folder / "bare.elf").write_bytes(image)
+
+    folder = cache.get("bare-image", key, write_image, deadline)
+    return GuestImage(folder / "bare.elf", None, "", {"kernel": "bare", "agent": version})

@@ -22,6 +22,14 @@ KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-generi
 """Packages whose dependency is a kernel, most wanted first: Debian's for virtual machines, Ubuntu's, any."""
 
 _COMPILE = ("gcc", "-static", "-Os", "-s", "-std=gnu11", "-Wall", "-Wextra")
+# 32-bit, for so a multiboot loader enters; nothing of a C library, whose 32-bit parts few machines have.
+_COMPILE_BARE = (
+    *("gcc", "-m32", "-ffreestanding", "-nostdlib", "-static", "-no-pie"),
+    *("-fno-pic", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-mgeneral-regs-only"),
+    *("-Os", "-s", "-std=gnu11", "-Wall", "-Wextra", "-DSPIN_NS=300000ull"),
+    *("-Wl,--build-id=none", "-Wl,-z,noexecstack"),
+)
+_HERE = Path(__file__).parent
 _SYSTEM_BUSYBOX = Path("/bin/busybox")
 
 
@@ -126,23 +134,35 @@ def busybox_version(binary: bytes) -> str:
 
 
 def compiled_agent(cache: Cache, deadline: Deadline) -> tuple[bytes, str]:
-    """The agent, compiled from the C files beside this module, and a short name of what it was compiled from.
+    """The agent of Linux guests, compiled from the C files beside this module, and a short name of what it is made of.
 
     Raises ConfigurationError when the compiler or the C library's headers are missing, InfrastructureError
     when the compiler fails for another reason.
     """
-    here = Path(__file__).parent
-    sources = sorted(here.glob("agent*.c"))
-    digest = hashlib.sha256(" ".join(_COMPILE).encode())
-    for path in sorted(here.glob("agent*.[ch]")):
+    return _compiled("agent", sorted(_HERE.glob("agent*.c")), _COMPILE, cache, deadline)
+
+
+def compiled_bare_guest(cache: Cache, deadline: Deadline) -> tuple[bytes, str]:
+    """The agent as a multiboot image, without an operating system (bare/). Raises as `compiled_agent`."""
+    bare = _HERE / "bare"
+    shared = [_HERE / name for name in ("agent.c", "agent_frames.c", "agent_rtc.c")]
+    sources = [bare / "start.S", *sorted(bare.glob("*.c")), *shared]
+    command = (*_COMPILE_BARE, "-I", str(bare / "include"), f"-Wl,-T,{bare / 'image.ld'}")
+    return _compiled("bare", sources, command, cache, deadline)
+
+
+def _compiled(
+    name: str, sources: Sequence[Path], command: Sequence[str], cache: Cache, deadline: Deadline
+) -> tuple[bytes, str]:
+    digest = hashlib.sha256(" ".join(word for word in command if str(_HERE) not in word).encode())
+    for path in sorted(path for path in _HERE.rglob("*") if path.suffix in {".c", ".h", ".S", ".ld"}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     key = digest.hexdigest()[:16]
 
-    def compile_agent(folder: Path) -> None:
-        command = [*_COMPILE, "-o", str(folder / "agent"), *map(str, sources)]
+    def compile_sources(folder: Path) -> None:
         try:
             done = subprocess.run(
-                command,
+                [*command, "-o", str(folder / name), *map(str, sources)],
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -158,7 +178,7 @@ def compiled_agent(cache: Cache, deadline: Deadline) -> tuple[bytes, str]:
             family = ConfigurationError if lacks else InfrastructureError
             raise family("the agent does not compile", last_lines=done.stderr.splitlines()[-10:], hint=_NEEDS)
 
-    return (cache.get("agent", key, compile_agent, deadline) / "agent").read_bytes(), key
+    return (cache.get(name, key, compile_sources, deadline) / name).read_bytes(), key
 
 
 _NEEDS = "install the packages gcc and libc6-dev (./lab does)"

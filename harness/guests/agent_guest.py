@@ -1,0 +1,144 @@
+"""A guest with our agent in it, over its console: bare, or below an operating system."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import unquote
+
+from harness.deadline import Deadline
+from harness.errors import InfrastructureError
+from harness.guests.agent_link import AgentLink, AgentRefused
+from harness.guests.console import Console
+from harness.guests.frames import MAX_PAYLOAD
+from harness.guests.steps import AgentReport, Pause, Read, Step, Write
+
+ACRN = "ACRNACRNACRN"
+QEMU_TCG = "TCGTCGTCGTCG"
+QEMU_KVM = "KVMKVMKVM"
+"""Hypervisor signatures of CPUID leaf 0x40000000, without closing NULs."""
+
+_ROOM_FOR_WORDS = MAX_PAYLOAD - 200
+
+
+class AgentGuest:
+    """The Guest protocol for guests that have our agent. One command at a time: a second thread waits for the first.
+
+    nonce: what stands as `rtc.nonce=` on this guest's (kernel) command line, and nowhere else.
+    hypervisor: the signatures that prove a guest (see the constants of this module).
+    The guest owns the console and closes it.
+    """
+
+    def __init__(self, console: Console, *, nonce: str, hypervisor: Sequence[str]) -> None:
+        self._console = console
+        self._nonce = nonce
+        self._hypervisor = tuple(hypervisor)
+        self._link = AgentLink(console)
+        self._one_command = threading.Lock()
+        self._facts: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """The console's name."""
+        return self._console.name
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the agent said at `boot`: agent, kernel, hypervisor, uptime, clocksource, load, rtc_device."""
+        return self._facts
+
+    def boot(self, deadline: Deadline) -> None:
+        """Waits for the agent's ready line, then greets it. Again after a restart of the guest.
+
+        Raises as `greet`.
+        """
+        with self._one_command:
+            self._link.wait_ready(deadline)
+        self.greet(deadline)
+
+    def greet(self, deadline: Deadline) -> None:
+        """Has the agent prove where it is; before that it does nothing. Also for an agent met in mid-life.
+
+        Raises AgentRefused (reason `nonce`, `hypervisor` or `ports`), and as Console.wait_for.
+        """
+        signatures = ",".join(signature.encode("ascii").hex() for signature in self._hypervisor)
+        self._facts = self.command("hello", deadline, signatures)
+
+    def run(self, item: str, steps: Sequence[Step], deadline: Deadline) -> AgentReport:
+        """Has the agent do `steps` back to back, with the pauses made in the guest itself.
+
+        A refusal is a report with ok False; nothing was written then. Raises AgentRestarted, and as
+        Console.wait_for: then it is not known what was written.
+        """
+        *earlier, last = _chunks(map(_spell, steps))
+        pauses = sum(step.seconds for step in steps if isinstance(step, Pause))
+        with self._one_command:
+            start_ns = time.monotonic_ns()
+            try:
+                for words in earlier:
+                    self._request("load", words, deadline)
+                done = self._request("run", [str(len(steps)), *last], deadline, busy=pauses)
+            except AgentRefused as refusal:
+                return AgentReport(item, False, refusal.problem, start_ns, time.monotonic_ns())
+            end_ns = time.monotonic_ns()
+        accesses = [_access(word) for word in done.split()]
+        if len(accesses) != sum(not isinstance(step, Pause) for step in steps):
+            raise InfrastructureError(f"the agent of {self.name} reported {len(accesses)} accesses: {done}")
+        writes, reads = (tuple(rest for kind, rest in accesses if kind == wanted) for wanted in "wr")
+        return AgentReport(item, True, None, start_ns, end_ns, writes, reads)
+
+    def command(self, name: str, deadline: Deadline, *words: str, busy: float = 0.0) -> dict[str, str]:
+        """Sends one of the agent's other commands and returns the answer's `key=value` words.
+
+        info; noise COUNT (kernel messages meanwhile); panic, reboot, poweroff (answered before they happen;
+        then wait for the guest's death, or `boot` again). busy: seconds the command is known to take. Raises
+        AgentRefused, and as `run`.
+        """
+        with self._one_command:
+            return _facts(self._request(name, words, deadline, busy=busy))
+
+    def _request(self, name: str, words: Iterable[str], deadline: Deadline, *, busy: float = 0.0) -> str:
+        return self._link.request(" ".join((name, self._nonce, *words)), deadline, busy=busy)
+
+    def check(self) -> None:
+        """Reads what the console has, without waiting. Raises as Console.check."""
+        with self._one_command:
+            self._console.check()
+
+    def close(self) -> None:
+        """Closes the console; a wait in another thread ends with ConsoleClosed. Idempotent."""
+        self._console.close()
+
+
+def _spell(step: Step) -> str:
+    """A step as the agent reads it."""
+    if isinstance(step, Write):
+        return f"w{step.index:02x}{step.value:02x}"
+    if isinstance(step, Read):
+        return f"r{step.index:02x}"
+    return f"p{round(step.seconds * 1_000_000)}"
+
+
+def _access(word: str) -> tuple[str, tuple[int, int, int]]:
+    """An access as the agent reports it, `wIIVV=NS` or `rIIVV=NS`: its kind and (index, value, guest_ns)."""
+    return word[0], (int(word[1:3], 16), int(word[3:5], 16), int(word[6:]))
+
+
+def _chunks(words: Iterable[str]) -> list[list[str]]:
+    """The words in groups that fit into one command each; at least one group."""
+    groups: list[list[str]] = [[]]
+    room = _ROOM_FOR_WORDS
+    for word in words:
+        if room < len(word) + 1:
+            groups.append([])
+            room = _ROOM_FOR_WORDS
+        groups[-1].append(word)
+        room -= len(word) + 1
+    return groups
+
+
+def _facts(answer: str) -> dict[str, str]:
+    """The `key=value` words of an answer; values come percent-encoded."""
+    pairs = (word.partition("=") for word in answer.split())
+    return {key: unquote(value) for key, _, value in pairs}

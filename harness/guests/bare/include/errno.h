@@ -1,0 +1,4 @@
+#pragma once
+#define errno 0
+#define EINTR 4
+#define EAGAIN 11

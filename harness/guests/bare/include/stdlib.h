@@ -1,0 +1,4 @@
+#pragma once
+#include <stddef.h>
+unsigned long strtoul(const char *text, char **end, int base);
+int atoi(const char *text);
