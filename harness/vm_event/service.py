@@ -16,7 +16,7 @@ from .callbacks import Worker
 from .errors import ServiceError
 from .events import Event, RtcChange, SettledRtcChange
 from .session import Session
-from .source import Source, TunnelSource
+from .source import COUNTS, Source, TunnelSource
 from .tunnel import Tunnel
 
 DM = "dm"
@@ -48,8 +48,9 @@ class VmEventService:
             raise ValueError(f"a settle window must be longer than 0 s, not {window}")
         self.vm = vm
         self.window = window
-        self._dm = dm
-        self._rings: list[_ForeignRing] = []
+        self._openers: dict[str, Callable[[], Source]] = {}
+        if dm:
+            self._openers[DM] = self._open_dm
         self._commands: dict[str, Command] = {}
         self._subscribers: list[_Subscriber] = []
         self._command_worker = Worker(f"vm_event-{vm}-commands")
@@ -58,6 +59,19 @@ class VmEventService:
         self._ended: dict[str, Any] | None = None
         self._anchors: dict[str, tuple[int, int]] = {}
         self._unheeded = 0
+
+    def add_source(self, name: str, open: Callable[[], Source]) -> None:
+        """Take events from another source; to be called before `start`.
+
+        `open` is called at every start and gives a new source of that name, which is closed at the end of that
+        life. What it raises, `start` raises. Raises ServiceError while running, or for a name that exists.
+        """
+        with self._lock:
+            if self._session is not None:
+                raise ServiceError(f"{self.vm}: sources are added before the service is started")
+            if name in self._openers:
+                raise ServiceError(f"{self.vm}: there is a source {name!r} already")
+            self._openers[name] = open
 
     def add_ring(
         self,
@@ -74,12 +88,12 @@ class VmEventService:
         the ring anew. `stamped`: the other process writes its send times into the elements as ours do.
         Raises ServiceError while running, or for a source that exists.
         """
-        with self._lock:
-            if self._session is not None:
-                raise ServiceError(f"{self.vm}: rings are added before the service is started")
-            if (source == DM and self._dm) or any(ring.source == source for ring in self._rings):
-                raise ServiceError(f"{self.vm}: there is a source {source!r} already")
-            self._rings.append(_ForeignRing(source, ring_descriptor, kick_descriptor, stamped, require_seal))
+
+        def open_ring() -> Source:
+            tunnel = Tunnel.attach(ring_descriptor, kick_descriptor, require_seal=require_seal)
+            return TunnelSource(source, tunnel, vm=self.vm, window=self.window, stamped=stamped, trusted=False)
+
+        self.add_source(source, open_ring)
 
     def start(self, monitor: Path | str | None = None) -> None:
         """Serve, on a new thread; `monitor` is where the monitor socket is made. On return it is being
@@ -206,25 +220,23 @@ class VmEventService:
     def status(self) -> dict[str, Any]:
         """What the service does and has done since it started: plain JSON values.
 
-        Per source and in sum: raw, settled (of these estimated, lost), passed (power-off, triple fault),
-        throttled, skipped (unknown types), overrun (refused by the full ring); dropped is overrun plus what
-        was sent while not running. After a stop: the last counts.
+        Per source and in sum: the counts of `source.COUNTS`; the sum of dropped holds what was sent while not
+        running, too. After a stop: the last counts.
         """
         session = self._session
         if session is None:
             return self._ended or {"vm": self.vm, "running": False, "window": self.window, "sources": {}}
         sources = {name: source.status() for name, source in session.sources.items()}
-        totals = {
-            key: sum(source.get(key, 0) for source in sources.values())
-            for key in ("raw", "settled", "overrun", "lost", "estimated", "passed", "throttled", "skipped")
-        }
+        for name, error in session.broken.items():
+            sources[name]["error"] = error
+        totals = {key: sum(source.get(key, 0) for source in sources.values()) for key in COUNTS}
         return {
             "vm": self.vm,
             "running": self.running,
             "window": self.window,
             "uptime": round(session.uptime, 3),
             **totals,
-            "dropped": totals["overrun"] + self._unheeded,
+            "dropped": totals["dropped"] + self._unheeded,
             "last_event": session.last_event,
             "sources": sources,
             "monitor": session.monitor.status() if session.monitor is not None else None,
@@ -246,28 +258,18 @@ class VmEventService:
     def _open_sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
         try:
-            if self._dm:
-                sources[DM] = TunnelSource(
-                    DM, Tunnel.create(), vm=self.vm, window=self.window, stamped=True, trusted=True
-                )
-            for ring in self._rings:
-                tunnel = Tunnel.attach(ring.ring_descriptor, ring.kick_descriptor, require_seal=ring.require_seal)
-                sources[ring.source] = TunnelSource(
-                    ring.source, tunnel, vm=self.vm, window=self.window, stamped=ring.stamped, trusted=False
-                )
+            for name, open in self._openers.items():
+                sources[name] = open()
+                if sources[name].name != name:
+                    raise ServiceError(f"{self.vm}: source {name!r} calls itself {sources[name].name!r}")
         except BaseException:  # whatever it was, what is open already is ours to close
             for source in sources.values():
                 source.close()
             raise
         return sources
 
-
-class _ForeignRing(NamedTuple):
-    source: str
-    ring_descriptor: int
-    kick_descriptor: int
-    stamped: bool
-    require_seal: bool
+    def _open_dm(self) -> Source:
+        return TunnelSource(DM, Tunnel.create(), vm=self.vm, window=self.window, stamped=True, trusted=True)
 
 
 class _Subscriber(NamedTuple):

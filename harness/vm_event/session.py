@@ -45,6 +45,9 @@ class Session:
         """
         self.vm = vm
         self.sources = {source.name: source for source in sources}
+        #: Sources that this thread has given up, and why: one that fails takes nothing from the others.
+        self.broken: dict[str, str] = {}
+        self._descriptors: dict[str, int] = {}
         self.monitor: Monitor | None = None
         self.failure: str | None = None
         self.last_event: dict[str, Any] | None = None
@@ -58,7 +61,8 @@ class Session:
             self._loop = Loop()
             opened.callback(self._loop.close)
             for source in sources:
-                self._loop.add(source.fileno(), select.EPOLLIN, partial(self._on_source, source))
+                descriptor = self._descriptors[source.name] = source.fileno()
+                self._loop.add(descriptor, select.EPOLLIN, partial(self._on_source, source))
             if monitor is not None:
                 listener = ListeningSocket(monitor)
                 try:
@@ -120,28 +124,44 @@ class Session:
 
     def _turn(self) -> None:
         """One wait, and everything that is to be done after it."""
-        deadlines = [due for source in self.sources.values() if (due := source.deadline_ns()) is not None]
+        deadlines = [due for source in self._working() if (due := source.deadline_ns()) is not None]
         ready = self._loop.wait(min(deadlines, default=None))
         self._loop.dispatch(ready)
         now_ns = time.monotonic_ns()
-        for source in self.sources.values():
-            due = source.deadline_ns()
-            if due is not None and now_ns >= due:
-                # What was sent before `now_ns` is in the ring by now, told or not: it may extend the window.
-                self._collect(source, now_ns)
-                while (settled := source.expire(now_ns)) is not None:
-                    self._emit(settled)
+        for source in self._working():
+            try:
+                self._expire(source, now_ns)
+            except Exception as error:  # a mistake in one source must not take the service from the others
+                self._give_up(source, error)
+
+    def _working(self) -> list[Source]:
+        return [source for source in self.sources.values() if source.name not in self.broken]
+
+    def _expire(self, source: Source, now_ns: int) -> None:
+        due = source.deadline_ns()
+        if due is not None and now_ns >= due:
+            # What was sent before `now_ns` is in the ring by now, told or not: it may extend the window.
+            self._collect(source, now_ns)
+            while (settled := source.expire(now_ns)) is not None:
+                self._emit(settled)
 
     def _on_source(self, source: Source, _events: int) -> None:
-        self._collect(source, time.monotonic_ns())
+        try:
+            self._collect(source, time.monotonic_ns())
+        except Exception as error:  # a mistake in one source must not take the service from the others
+            self._give_up(source, error)
 
     def _collect(self, source: Source, now_ns: int) -> None:
-        if source.error is not None:
-            return
+        was_disabled = source.error is not None
         for event in source.collect(now_ns):
             self._emit(event)
-        if source.error is not None:
-            self._loop.remove(source.fileno())
+        if not was_disabled and source.error is not None:
+            self._loop.remove(self._descriptors[source.name])
+
+    def _give_up(self, source: Source, error: Exception) -> None:
+        self.broken[source.name] = f"{type(error).__name__}: {error}"
+        _log.error("%s: source %s failed and is given up", self.vm, source.name, exc_info=error)
+        self._loop.remove(self._descriptors[source.name])
 
     def _emit(self, event: Event) -> None:
         self.last_event = event.as_json()

@@ -17,12 +17,20 @@ from .tunnel import Tunnel
 NANOSECONDS = 1_000_000_000
 #: ACRN's throttle: one event per type in this window.
 THROTTLE_WINDOW_NS = NANOSECONDS
+#: What every source counts, in the order in which it is told:
+#: raw: RTC changes read; settled: events they became (of these estimated, lost); passed: power-offs and triple faults;
+#: throttled: those that came too close to one before; dropped: overrun (refused by the full ring) plus stale (of a
+#: former life, read after its end); skipped: of unknown type.
+COUNTS = ("raw", "settled", "estimated", "lost", "passed", "throttled", "dropped", "overrun", "stale", "skipped")
 
 _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """An event source as the service's thread sees it. All but `status` are called on that thread only."""
+    """An event source as the service's thread sees it; it is used for one life of the service, then closed.
+
+    Everything is called on that thread only, except where it says "from any thread". Nothing may wait.
+    """
 
     name: str
 
@@ -30,7 +38,7 @@ class Source(Protocol):
         """The descriptor that becomes readable when the source has something."""
 
     def collect(self, now_ns: int) -> list[Event]:
-        """Read what there is without waiting; the events that pass at once."""
+        """Read what there is without waiting; the events that pass at once. Also called when one is due."""
 
     def deadline_ns(self) -> int | None:
         """When the next settled event is due."""
@@ -46,10 +54,13 @@ class Source(Protocol):
 
     @property
     def error(self) -> str | None:
-        """Why the source is disabled; None while it works."""
+        """Why the source is disabled; None while it works. A disabled source is not watched any more."""
 
     def status(self) -> dict[str, Any]:
-        """Counts, from any thread."""
+        """Counts (those of `COUNTS` that it knows), `last_event`, `error` and what else it has to tell.
+
+        Plain JSON values, from any thread.
+        """
 
     def close(self) -> None:
         """Release every descriptor."""
@@ -61,6 +72,11 @@ class TunnelSource:
     `stamped`: the elements carry the moment they were sent (`Tunnel.put` of our own processes). Without it
     the moment is that of their arrival here. A ring whose header is damaged disables this source, with
     `error` set; what it had pending still settles.
+
+    What `set_rtc` and `restart` say takes its turn among the elements. In a ring that this process fills the
+    order of the calls decides. In a ring that another process fills it is the moments: elements from before
+    that moment come first. One that is read after a restart although it was sent before belongs to the former
+    life: it is discarded, and counted as stale.
     """
 
     def __init__(self, name: str, tunnel: Tunnel, *, vm: str, window: float, stamped: bool, trusted: bool) -> None:
@@ -78,10 +94,12 @@ class TunnelSource:
         #: What `set_rtc` and `restart` said, in order.
         self._turns: deque[_Turn] = deque()
         self._taken = 0
+        #: When this life began, while elements of the former one may still come; else 0.
+        self._former_until_ns = 0
         self._unknown_types: set[int] = set()
         self._error: str | None = None
         self._last_event: dict[str, Any] | None = None
-        self._counts = dict.fromkeys(("raw", "settled", "overrun", "lost", "estimated", "passed", "skipped"), 0)
+        self._counts = dict.fromkeys(COUNTS, 0)
 
     def fileno(self) -> int:
         """The tunnel's eventfd."""
@@ -99,7 +117,7 @@ class TunnelSource:
         return self._tunnel.put(event, 0, 0, stamp_ns)
 
     def set_rtc(self, rtc: int, stamp_ns: int) -> None:
-        """The guest's RTC showed `rtc` at that moment: takes its turn among what this process sends."""
+        """The guest's RTC showed `rtc` at that moment: takes its turn among the elements."""
         self._take_turn(rtc, stamp_ns)
 
     def restart(self, stamp_ns: int) -> None:
@@ -111,18 +129,10 @@ class TunnelSource:
 
     def collect(self, now_ns: int) -> list[Event]:
         """Read the ring once: whatever comes after this look has its own kick."""
-        if self._error is not None:
-            return []
-        self._tunnel.acknowledge()
         passed: list[Event] = []
-        try:
-            elements = self._tunnel.drain()
-        except RingError as error:
-            self._error = str(error)
-            _log.error("%s: source %s is disabled: %s", self._vm, self.name, error)
-            return passed
+        elements = self._read()
         while self._turns:
-            before = (self._turns[0].position - self._taken) * ELEMENT_SIZE
+            before = self._bytes_before(self._turns[0], elements, now_ns)
             if before > len(elements):
                 break
             turn = self._turns.popleft()
@@ -134,7 +144,47 @@ class TunnelSource:
             else:
                 passed.extend(self._all_due(turn.stamp_ns))
                 self._settler = self._new_settler()
+                if self._stamped and not self._trusted:
+                    self._former_until_ns = turn.stamp_ns
         self._take(elements, now_ns, passed)
+        if self._error is None:
+            self._note_overrun(now_ns)
+        return passed
+
+    def _read(self) -> bytes:
+        if self._error is not None:
+            return b""
+        if self._trusted and self._settler.deadline is not None:
+            # A sender that has taken its stamp has put its element, too, once the lock was free: none that was
+            # sent before `collect` was called comes after the window was found to be over.
+            with self._tunnel.lock:
+                pass
+        self._tunnel.acknowledge()
+        try:
+            return self._tunnel.drain()
+        except RingError as error:
+            self._error = str(error)
+            _log.error("%s: source %s is disabled: %s", self._vm, self.name, error)
+            return b""
+
+    def _bytes_before(self, turn: _Turn, elements: bytes, now_ns: int) -> int:
+        """How much of `elements` has its turn before `turn`; more than there is when some is yet to be read."""
+        if self._error is not None:
+            return 0
+        if self._trusted:
+            return max(turn.position - self._taken, 0) * ELEMENT_SIZE
+        return self._bytes_older(turn.stamp_ns, elements, now_ns)
+
+    def _bytes_older(self, moment_ns: int, elements: bytes, now_ns: int) -> int:
+        """How much of `elements` was sent before a moment. A stamp that goes back counts as the one before it."""
+        if not self._stamped:
+            return len(elements) if now_ns < moment_ns else 0
+        for index, (*_, stamp) in enumerate(ELEMENT.iter_unpack(elements)):
+            if self._moment(stamp, now_ns) >= moment_ns:
+                return index * ELEMENT_SIZE
+        return len(elements)
+
+    def _note_overrun(self, now_ns: int) -> None:
         if refused := self._tunnel.take_overrun():
             # After the elements: a full ring refuses the newest, so what is missing is missing behind them.
             self._counts["overrun"] += refused
@@ -142,7 +192,6 @@ class TunnelSource:
             if self._complaints.admit(0, now_ns):
                 total = self._counts["overrun"]
                 _log.warning("%s: source %s: ring full, %d events refused so far", self._vm, self.name, total)
-        return passed
 
     def deadline_ns(self) -> int | None:
         """When the next settled event is due."""
@@ -162,10 +211,11 @@ class TunnelSource:
 
     def status(self) -> dict[str, Any]:
         """Counts since the service started, the last event, and the error that disabled the source."""
-        counts = dict(self._counts)
+        counts = self._counts
         return {
             **counts,
             "throttled": self._throttle.dropped,
+            "dropped": counts["overrun"] + counts["stale"],
             "pending": self._settler.deadline is not None,
             "last_event": self._last_event,
             "error": self._error,
@@ -185,10 +235,12 @@ class TunnelSource:
     def _take_turn(self, rtc: int | None, stamp_ns: int) -> None:
         with self._tunnel.lock:
             self._turns.append(_Turn(self._tunnel.put_count, rtc, stamp_ns))
-            self._tunnel.kick()
+            self._tunnel.wake()
 
     def _take(self, elements: bytes, now_ns: int, passed: list[Event]) -> None:
         """Hand elements to the settler or the throttle, by type."""
+        if self._former_until_ns:
+            elements = self._without_former(elements, now_ns)
         if not elements:
             return
         add = self._settler.add_link
@@ -207,6 +259,13 @@ class TunnelSource:
         self._taken += len(elements) // ELEMENT_SIZE
         self._counts["raw"] += changes
 
+    def _without_former(self, elements: bytes, now_ns: int) -> bytes:
+        former = self._bytes_older(self._former_until_ns, elements, now_ns)
+        self._counts["stale"] += former // ELEMENT_SIZE
+        if former < len(elements):
+            self._former_until_ns = 0
+        return elements[former:]
+
     def _moment(self, stamp: int, now_ns: int) -> int:
         if self._trusted:
             return stamp
@@ -220,7 +279,7 @@ class TunnelSource:
 
 
 class _Turn(NamedTuple):
-    """Something said between elements: after `position` elements of this process; no `rtc`: a restart."""
+    """Something said between elements: after `position` of this process, or by its stamp; no `rtc`: a restart."""
 
     position: int
     rtc: int | None
