@@ -23,9 +23,10 @@ from harness.vm_event import (
     VmEventType,
 )
 from harness.vm_event.abi import ELEMENT
+from harness.vm_event.ring import format_page
 from harness.vm_event.source import TunnelSource
 from harness.vm_event.throttle import Throttle
-from tests.vm_event_support import NOON, SECOND, UNHURRIED, nothing_left_open
+from tests.vm_event_support import NOON, SECOND, UNHURRIED, nothing_left_open, open_descriptors
 
 
 def dm_source(tunnel: Tunnel) -> TunnelSource:
@@ -57,14 +58,62 @@ def test_a_put_kicks_and_an_acknowledgement_takes_the_kicks_back() -> None:
     tunnel.close()
 
 
-def test_its_descriptors_do_not_block_and_do_not_leak_into_children() -> None:
+def test_its_descriptors_do_not_leak_into_children_and_go_with_it() -> None:
     with nothing_left_open():
+        before = {entry.split()[0] for entry in open_descriptors()}
         tunnel = Tunnel.create()
-        assert not os.get_blocking(tunnel.fileno())
-        assert not os.get_inheritable(tunnel.fileno())
+        own = {entry.split()[0] for entry in open_descriptors()} - before
+        assert str(tunnel.fileno()) in own
+        assert not any(os.get_inheritable(int(descriptor)) for descriptor in own)
         tunnel.close()
         tunnel.close()
         assert not tunnel.put(0, 1, 2)
+        tunnel.wake()
+
+
+def test_nothing_that_is_done_to_a_shared_eventfd_holds_up_or_wakes_the_reader_for_nothing() -> None:
+    """The other side makes it block, takes the kicks away, and fills a counter that 2^64 reads would empty."""
+    semaphore = os.eventfd(0, os.EFD_SEMAPHORE)
+    with SharedRing.create(shared=True) as ring:
+        assert ring.descriptor is not None
+        tunnel = Tunnel.attach(ring.descriptor, semaphore)
+        os.set_blocking(semaphore, True)
+        os.eventfd_write(semaphore, 1)
+        assert readable(tunnel)
+        os.eventfd_read(semaphore)
+        tunnel.acknowledge()
+        os.eventfd_write(semaphore, 2**64 - 2)
+        assert readable(tunnel)
+        tunnel.acknowledge()
+        assert not readable(tunnel), "one kick is told once, however large"
+        with tunnel.lock:
+            tunnel.wake()  # does not wait for room in the counter
+        assert readable(tunnel)
+        tunnel.close()
+    os.close(semaphore)
+
+
+def test_kicks_from_before_the_attachment_are_told() -> None:
+    kick = os.eventfd(3)
+    with SharedRing.create(shared=True) as ring:
+        assert ring.descriptor is not None
+        tunnel = Tunnel.attach(ring.descriptor, kick)
+        assert readable(tunnel)
+        tunnel.close()
+    os.close(kick)
+
+
+def test_an_overrun_counter_that_went_back_counts_nothing() -> None:
+    """A writer that began anew; the modulo would make billions of it."""
+    page = bytearray(4096)
+    format_page(page)
+    tunnel = Tunnel(SharedRing(page), os.eventfd(0))
+    told = []
+    for counter in (7, 7, 9, 2, 0xFFFFFFFF, 0x7FFFFFFE):
+        struct.pack_into("<I", page, 32, counter)
+        told.append(tunnel.take_overrun())
+    assert told == [7, 0, 2, 0, 0, 2**31 - 1]
+    tunnel.close()
 
 
 def test_many_threads_put_in_the_order_of_their_stamps() -> None:

@@ -54,9 +54,7 @@ class SharedRing:
         self._bytes = memoryview(page)
         self._words = self._bytes.cast("I")
         try:
-            self._head, self._tail, flags = self._checked_header()
-            if flags & FLAG_OVERWRITE:
-                raise RingError("the ring overwrites its oldest elements (flags bit 1): its reader could be overtaken")
+            self._head, self._tail = self._checked_header()
         except RingError:
             self._release()
             raise
@@ -113,7 +111,7 @@ class SharedRing:
 
     @property
     def overrun(self) -> int:
-        """How many elements the writer says it could not put (modulo 2^32)."""
+        """How many elements the writer says it could not put (modulo 2^32); a writer may say anything."""
         return self._words[WORD_OVERRUN]
 
     def put(self, element: bytes) -> bool:
@@ -137,7 +135,9 @@ class SharedRing:
         return True
 
     def get(self) -> bytes | None:
-        """Take the oldest element; None when the ring is empty. Raises RingError on a damaged header."""
+        """Take the oldest element; None when the ring is empty. Raises RingError on a damaged header: nothing
+        is taken then.
+        """
         tail = self._checked_tail()
         head = self._head
         if head == tail:
@@ -149,7 +149,9 @@ class SharedRing:
         return element
 
     def drain(self) -> bytes:
-        """Take all elements there are, in order, as one copy. Raises RingError on a damaged header."""
+        """Take all elements there are, in order, as one copy. Raises RingError on a damaged header: nothing is
+        taken then.
+        """
         tail = self._checked_tail()
         head = self._head
         if head == tail:
@@ -183,8 +185,10 @@ class SharedRing:
     ) -> None:
         self.close()
 
-    def _checked_header(self) -> tuple[int, int, int]:
-        """Head, tail and flags, from one look at the header. Raises RingError naming what is wrong."""
+    def _checked_header(self) -> tuple[int, int]:
+        """Head and tail, from one look at the header: what is checked is what is used, whatever is written
+        meanwhile. Raises RingError naming what is wrong.
+        """
         magic, count, element_size, head, tail, flags, _, _, size = HEADER.unpack_from(self._page)
         if (magic, count, element_size, size) != _SHAPE:
             if magic != RING_MAGIC:
@@ -196,10 +200,12 @@ class SharedRing:
         for name, offset in (("head", head), ("tail", tail)):
             if offset >= DATA_SIZE or offset % ELEMENT_SIZE:
                 raise RingError(f"{name} {offset} is not an element of the ring (multiple of 32 below {DATA_SIZE})")
-        return head, tail, flags
+        if flags & FLAG_OVERWRITE:
+            raise RingError("the ring overwrites its oldest elements (flags bit 1): its reader could be overtaken")
+        return head, tail
 
     def _checked_tail(self) -> int:
-        head, tail, _ = self._checked_header()
+        head, tail = self._checked_header()
         if head != self._head:
             raise RingError(f"head was moved by the other side: it is {head}, the reader left it at {self._head}")
         return tail

@@ -5,23 +5,34 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from .abi import ELEMENT
 from .errors import SourceError
 from .ring import SharedRing
 
+#: A step of the overrun counter by this much or more is one back: a writer that began anew, or that lies.
+_BACKWARDS = 1 << 31
+
 
 class Tunnel:
     """A ring plus its kick. `put` may be called from any number of threads, `drain` by one reader.
 
-    Nothing here waits: the eventfd is non-blocking and close-on-exec.
+    Nothing the reader does here can wait, whatever the other side does to the eventfd they share: it watches
+    the eventfd for kicks (edge-triggered, through an epoll descriptor) and never reads its counter. So a
+    counter that stays readable for ever wakes nobody, and clearing O_NONBLOCK or stealing the counter hangs
+    nobody.
     """
 
     def __init__(self, ring: SharedRing, kick: int) -> None:
-        """Take over `ring` and the eventfd `kick`; both are closed with the tunnel."""
+        """Take over `ring` and the eventfd `kick`; both are closed with the tunnel.
+
+        Raises OSError, with both still the caller's, when descriptors run out.
+        """
         self._ring = ring
         self._kick = kick
         self._overrun_seen = ring.overrun
@@ -30,34 +41,46 @@ class Tunnel:
         self.lock = threading.Lock()
         #: Elements put by this process, in all; guarded by `lock`.
         self.put_count = 0
+        self._bell = select.epoll()
+        try:
+            # The reader's own: to be woken by a thread of this process must not depend on what is shared.
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:  # whatever it was, what is open is ours to close
+            self._bell.close()
+            raise
+        for descriptor in (kick, self._wake):
+            self._bell.register(descriptor, select.EPOLLIN | select.EPOLLET)
 
     @classmethod
     def create(cls) -> Tunnel:
         """A tunnel inside this process: an anonymous page and a new eventfd."""
-        ring = SharedRing.create()
-        try:
-            return cls(ring, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        except BaseException:  # whatever it was, what is open is ours to close
-            ring.close()
-            raise
+        with ExitStack() as undo:
+            ring = undo.enter_context(SharedRing.create())
+            kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, kick)
+            tunnel = cls(ring, kick)
+            undo.pop_all()
+            return tunnel
 
     @classmethod
     def attach(cls, ring_descriptor: int, kick_descriptor: int, *, require_seal: bool = True) -> Tunnel:
         """A tunnel whose other end is another process. The two descriptors stay the caller's.
 
         O_NONBLOCK is set on the eventfd, for both sides: it belongs to the open file they share.
-        Raises SourceError for descriptors that are not what they should be, RingError for a damaged ring.
+        Raises SourceError for descriptors that are not what they should be, RingError for a damaged ring,
+        OSError when descriptors run out.
         """
-        kick = _duplicate_eventfd(kick_descriptor)
-        try:
-            return cls(SharedRing.attach(ring_descriptor, require_seal=require_seal), kick)
-        except BaseException:  # whatever it was, what is open is ours to close
-            os.close(kick)
-            raise
+        with ExitStack() as undo:
+            kick = _duplicate_eventfd(kick_descriptor)
+            undo.callback(os.close, kick)
+            ring = undo.enter_context(SharedRing.attach(ring_descriptor, require_seal=require_seal))
+            tunnel = cls(ring, kick)
+            undo.pop_all()
+            return tunnel
 
     def fileno(self) -> int:
-        """The eventfd, readable after a kick."""
-        return self._kick
+        """Readable after a kick or `wake`, until `acknowledge`."""
+        return self._bell.fileno()
 
     def put(self, event_type: int, last_time: int, delta_time: int, stamp_ns: int | None = None) -> bool:
         """Put one stamped element and kick. False when the ring is full (counted there) or the tunnel is
@@ -74,35 +97,31 @@ class Tunnel:
             if not self._ring.put(ELEMENT.pack(event_type, last_time, delta_time, stamp_ns)):
                 return False
             self.put_count += 1
-            self.kick()
+            _add_one(self._kick)
             return True
 
-    def kick(self) -> None:
-        """Wake the reader. The caller holds `lock`."""
-        if self._closed:
-            return
-        try:
-            os.eventfd_write(self._kick, 1)
-        except BlockingIOError:
-            pass  # the counter is at its top: the reader has kicks enough
+    def wake(self) -> None:
+        """Have this process's reader look at the tunnel, without an element. The caller holds `lock`."""
+        if not self._closed:
+            _add_one(self._wake)
 
     def acknowledge(self) -> None:
         """Take back the kicks there have been so far; to be called before `drain`, never after."""
-        try:
-            os.eventfd_read(self._kick)
-        except BlockingIOError:
-            pass
+        self._bell.poll(0, 2)
 
     def drain(self) -> bytes:
         """All elements there are, as one copy. Raises RingError on a damaged header."""
         return self._ring.drain()
 
     def take_overrun(self) -> int:
-        """How many elements were refused since the last call. To be called after `drain`."""
+        """How many elements were refused since the last call. To be called after `drain`.
+
+        The counter is the writer's word: one that went back is taken as it is now, and counts nothing.
+        """
         overrun = self._ring.overrun
         refused = (overrun - self._overrun_seen) & 0xFFFFFFFF
         self._overrun_seen = overrun
-        return refused
+        return refused if refused < _BACKWARDS else 0
 
     def close(self) -> None:
         """Release page and descriptors; senders get False from now on. Closing again does nothing."""
@@ -110,8 +129,17 @@ class Tunnel:
             if self._closed:
                 return
             self._closed = True
+            self._bell.close()
             self._ring.close()
             os.close(self._kick)
+            os.close(self._wake)
+
+
+def _add_one(eventfd: int) -> None:
+    try:
+        os.eventfd_write(eventfd, 1)
+    except BlockingIOError:
+        pass  # the counter is at its top, and stays readable
 
 
 def _duplicate_eventfd(descriptor: int) -> int:
