@@ -147,7 +147,7 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
     made.program("python3", PYTHON)
     made.program("id", "#!/bin/sh\necho 0\n")
     made.program("apt-get", APT)
-    for name in ("qemu-system-x86_64", "busybox", "gcc"):
+    for name in ("qemu-system-x86_64", "busybox", "gcc", "strace"):
         made.program(name)
     yield made
 
@@ -158,7 +158,7 @@ def test_without_a_run_or_with_help_it_prints_its_usage(checkout: Checkout) -> N
     assert (alone.returncode, asked.returncode) == (2, 0)
     assert alone.stderr == asked.stdout
     assert asked.stdout.startswith("usage: ./lab RUN")
-    assert all(f"\n  {run} " in asked.stdout for run in [*RUNS, "lint"])
+    assert all(f"\n  {run} " in asked.stdout for run in [*RUNS, "lint", "pyz"])
     assert checkout.calls() == []
 
 
@@ -366,6 +366,40 @@ def test_an_unusable_python_is_named(checkout: Checkout) -> None:
 
     assert done.returncode == 10
     assert "LAB_PYTHON=/nonexistent/python is not a Python of 3.10 or newer" in done.stderr
+
+
+def test_the_tests_need_strace_and_the_scenarios_do_not(checkout: Checkout) -> None:
+    (checkout.programs / "strace").unlink()
+
+    assert checkout.lab("qemu").returncode == 0
+    refused = checkout.lab("tests", LAB_NO_APT="1")
+
+    assert refused.returncode == 10
+    assert "missing on this machine: strace " in refused.stderr
+
+
+def test_pyz_takes_a_python_and_makes_no_environment(checkout: Checkout, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [checkout.path / "lab", "pyz", "my file.pyz"],
+        cwd=tmp_path,
+        env=checkout.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert done.stderr == ""
+    called = [call for call in checkout.calls() if call[0] != "-c"]
+    assert called == [["-I", "-B", str(checkout.path / "harness" / "pyz.py"), "my file.pyz"]]
+    assert not (checkout.path / ".tox").exists() and not (checkout.path / ".venv").exists()
+
+
+def test_pyz_takes_the_python_that_is_named(checkout: Checkout) -> None:
+    refused = checkout.lab("pyz", LAB_PYTHON="/nonexistent/python")
+
+    assert refused.returncode == 10
+    assert "LAB_PYTHON=/nonexistent/python is not a Python of 3.10 or newer" in refused.stderr
 
 
 def test_from_another_folder_it_says_where_relative_paths_start(checkout: Checkout, tmp_path: Path) -> None:
