@@ -1,7 +1,7 @@
 """Packs the event service into one file, `vm_event.pyz`, which Python runs and imports with nothing installed.
 
-`python3 -m harness.pyz [FILE]`, and `./lab pyz`. The bytes depend on the sources alone: not on the folder, the time, the
-umask, or the version of Python or zlib that makes them.
+`./lab pyz` runs it, with any Python. The bytes depend on the sources alone: not on the folder, the time, the umask, or
+the version of Python or zlib that makes them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def write_executable(data: bytes, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the file and print its path, size and SHA-256."""
     parser = argparse.ArgumentParser(prog="./lab pyz", description="Packs the event service into one file.")
-    parser.add_argument("file", nargs="?", type=Path, default=ROOT / DEFAULT, metavar="FILE", help=f"default: {DEFAULT}")
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=ROOT / DEFAULT, metavar="FILE", help=f"default: {DEFAULT}"
+    )
     path: Path = parser.parse_args(arguments).file
     try:
         data = archive()

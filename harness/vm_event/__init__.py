@@ -13,6 +13,8 @@ from .service import VmEventService
 from .settler import RtcChangeSettler
 from .tunnel import Tunnel
 
+__version__ = "0.1.0"
+
 __all__ = [
     "MonitorError",
     "RingError",

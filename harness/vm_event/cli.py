@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import __version__, systemd
 from .abi import VmEventType
 from .errors import VmEventError
 from .events import RtcChange
@@ -49,10 +50,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Help(argparse.HelpFormatter):
+    """Looks up the width of the terminal itself: argparse imports shutil for it, half a MB of every running service."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+        except (ValueError, OSError):
+            columns = 80
+        super().__init__(prog, width=columns - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Help, **settings)
+
+
+def _program() -> str:
+    """What a user types to get here."""
+    archive = Path(sys.argv[0])
+    return archive.name if archive.suffix == ".pyz" else f"python -m {__package__}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.vm_event", description="ACRN's vm_event service in Python."
-    )
+    parser = _Parser(prog=_program(), description="ACRN's vm_event service in Python.")
+    parser.add_argument("--version", action="version", version=f"vm_event {__version__}")
     commands = parser.add_subparsers(required=True, metavar="serve|watch|status")
 
     serve = commands.add_parser("serve", help="run the service until SIGINT or SIGTERM")
@@ -105,7 +127,9 @@ def _serve(options: argparse.Namespace) -> int:
         if options.stdin:
             threading.Thread(target=_feed, args=(service,), name="stdin", daemon=True).start()
         threading.Thread(target=_end_with, args=(service,), name="failure-watch", daemon=True).start()
+        systemd.notify("READY=1", f"STATUS=serving {options.vm} from {sources}")
         signal.sigwait(ends)
+        systemd.notify("STOPPING=1")
         failure = service.status()["error"]
     if failure is not None:
         print(f"error: the service failed: {failure}", file=sys.stderr)
