@@ -26,13 +26,13 @@ class ListeningSocket:
     ours.
 
     The left-over file of a dead process is replaced. Raises MonitorError when someone listens there, when the
-    file is no socket, or when it cannot be made.
+    file is no socket, or when it cannot be made. `kind`: SOCK_STREAM, or SOCK_SEQPACKET for whole messages.
     """
 
-    def __init__(self, path: Path, *, backlog: int = 1024) -> None:
+    def __init__(self, path: Path, *, backlog: int = 1024, kind: int = socket.SOCK_STREAM) -> None:
         self.path = path
         with ExitStack() as undo:
-            self.socket = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            self.socket = undo.enter_context(socket.socket(socket.AF_UNIX, kind))
             self.socket.setblocking(False)
             # The file gets the mode of the socket's inode: it is never open to others, not even for a moment.
             os.fchmod(self.socket.fileno(), 0o600)
@@ -64,9 +64,9 @@ class ListeningSocket:
             pass  # someone else removed it, or its directory
 
 
-def connect(path: Path, *, timeout: float = 10.0) -> socket.socket:
+def connect(path: Path, *, timeout: float = 10.0, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A blocking connection to the socket at `path`, of any length. Raises MonitorError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = socket.socket(socket.AF_UNIX, kind)
     try:
         # Not settimeout: a non-blocking connect fails at once where a full backlog could be waited for.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
