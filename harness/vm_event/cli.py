@@ -12,13 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from . import __version__, systemd
 from .abi import VmEventType
 from .errors import VmEventError
 from .events import RtcChange
 from .service import VmEventService
+from .typed import Any, NamedTuple
 from .watch import MonitorClient, describe
 from .wire import Garbage
 

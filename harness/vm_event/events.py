@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .abi import VmEventType
+from .typed import Any
 from .values import Value
 
 

@@ -10,10 +10,10 @@ import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
 
 from .loop import Loop
 from .sockets import ListeningSocket
+from .typed import Any, Protocol
 from .wire import MESSAGE_LIMIT, Decoder, Garbage, encode
 
 #: Beyond this many unsent bytes a client is taken for stalled and disconnected.

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
 
 from .abi import VmEventType
 from .callbacks import Worker
@@ -18,6 +17,7 @@ from .events import Event, RtcChange, SettledRtcChange
 from .session import Session
 from .source import COUNTS, Source, TunnelSource
 from .tunnel import Tunnel
+from .typed import Any, NamedTuple
 
 DM = "dm"
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 from .events import Event
 from .loop import Loop, sharpen_timers
 from .monitor import Monitor
 from .sockets import ListeningSocket
 from .source import Source
+from .typed import Any, Protocol
 
 _log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from .errors import MonitorError
 from .monitor import REGISTER
 from .sockets import connect
+from .typed import Any
 from .wire import Decoder, Garbage, encode
 
 #: An object of the service is far shorter; a foreign one may carry more.

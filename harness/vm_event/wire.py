@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from .typed import Any
 from .values import Value
 
 #: ACRN's buffers: no command and no event is longer.
