@@ -11,7 +11,6 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from . import __version__, systemd
 from .abi import VmEventType
@@ -68,8 +67,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _program() -> str:
     """What a user types to get here."""
-    archive = Path(sys.argv[0])
-    return archive.name if archive.suffix == ".pyz" else f"python -m {__package__}"
+    name = os.path.basename(sys.argv[0])
+    return name if name.endswith(".pyz") else f"python -m {__package__}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="serve|watch|status")
 
     serve = commands.add_parser("serve", help="run the service until SIGINT or SIGTERM")
-    serve.add_argument("--monitor", type=Path, required=True, metavar="PATH", help="where the monitor socket is made")
+    serve.add_argument("--monitor", required=True, metavar="PATH", help="where the monitor socket is made")
     serve.add_argument("--vm", default="vm", metavar="NAME", help="the VM's name in every event (default: vm)")
     serve.add_argument("--window", type=_seconds, default=1.0, metavar="S", help="settle window, seconds (default: 1)")
     serve.add_argument(
@@ -99,12 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     watch = commands.add_parser("watch", help="register as the event client and print events until the service ends")
-    watch.add_argument("--socket", type=Path, required=True, metavar="PATH", help="the service's monitor socket")
+    watch.add_argument("--socket", required=True, metavar="PATH", help="the service's monitor socket")
     watch.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
     watch.set_defaults(run=_watch)
 
     status = commands.add_parser("status", help="print the service's state and counts")
-    status.add_argument("--socket", type=Path, required=True, metavar="PATH", help="the service's monitor socket")
+    status.add_argument("--socket", required=True, metavar="PATH", help="the service's monitor socket")
     status.add_argument("--json", action="store_true", help="print it as JSON")
     status.set_defaults(run=_status)
     return parser

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 #: select(2) takes no descriptor from here on.
 FD_SETSIZE = 1024
@@ -128,6 +127,7 @@ class Loop:
 def sharpen_timers() -> None:
     """Ask the kernel to end this thread's waits on time; it may otherwise group them, 50 us late."""
     try:
-        Path(f"/proc/{threading.get_native_id()}/timerslack_ns").write_text("1", encoding="ascii")
+        with open(f"/proc/{threading.get_native_id()}/timerslack_ns", "w", encoding="ascii") as slack:
+            slack.write("1")
     except OSError as error:
         _log.debug("timer slack stays as it is: %s", error)

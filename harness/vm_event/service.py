@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 
 from .abi import VmEventType
@@ -17,7 +16,10 @@ from .events import Event, RtcChange, SettledRtcChange
 from .session import Session
 from .source import COUNTS, Source, TunnelSource
 from .tunnel import Tunnel
-from .typed import Any, NamedTuple
+from .typed import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DM = "dm"
 
@@ -111,8 +113,7 @@ class VmEventService:
             for name, (rtc, stamp_ns) in self._anchors.items():
                 if name in sources:
                     sources[name].set_rtc(rtc, stamp_ns)
-            path = None if monitor is None else Path(monitor)
-            self._session = Session(self.vm, list(sources.values()), path, self)
+            self._session = Session(self.vm, list(sources.values()), monitor, self)
             self._anchors.clear()
 
     def stop(self) -> None:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from .events import Event
 from .loop import Loop, sharpen_timers
 from .monitor import Monitor
 from .sockets import ListeningSocket
 from .source import Source
-from .typed import Any, Protocol
+from .typed import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Owner(Protocol):
 class Session:
     """The epoll thread with its sources and monitor. Its thread alone closes what it uses, when it ends."""
 
-    def __init__(self, vm: str, sources: Sequence[Source], monitor: Path | None, owner: Owner) -> None:
+    def __init__(self, vm: str, sources: Sequence[Source], monitor: Path | str | None, owner: Owner) -> None:
         """Open everything and start serving: on return the thread is in its loop.
 
         Takes over `sources`: they are closed with the session, also when this fails.

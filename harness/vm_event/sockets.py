@@ -11,9 +11,12 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from .errors import MonitorError
+from .typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: sizeof(sun_path), its closing NUL included.
 SUN_PATH = 108
@@ -29,18 +32,18 @@ class ListeningSocket:
     file is no socket, or when it cannot be made. `kind`: SOCK_STREAM, or SOCK_SEQPACKET for whole messages.
     """
 
-    def __init__(self, path: Path, *, backlog: int = 1024, kind: int = socket.SOCK_STREAM) -> None:
-        self.path = path
+    def __init__(self, path: Path | str, *, backlog: int = 1024, kind: int = socket.SOCK_STREAM) -> None:
+        self.path = os.fspath(path)
         with ExitStack() as undo:
             self.socket = undo.enter_context(socket.socket(socket.AF_UNIX, kind))
             self.socket.setblocking(False)
             # The file gets the mode of the socket's inode: it is never open to others, not even for a moment.
             os.fchmod(self.socket.fileno(), 0o600)
             try:
-                with _directory_lock(path.parent), socket_address(path) as address:
-                    _remove_left_over(path, address)
+                with _directory_lock(_directory(path)), socket_address(path) as address:
+                    _remove_left_over(self.path, address)
                     self.socket.bind(address)
-                    self._identity = _identity(path)
+                    self._identity = _identity(self.path)
                     undo.callback(self._unlink)
                     self.socket.listen(backlog)
             except OSError as error:
@@ -59,12 +62,12 @@ class ListeningSocket:
     def _unlink(self) -> None:
         try:
             if _identity(self.path) == self._identity:
-                self.path.unlink()
+                os.unlink(self.path)
         except OSError:
             pass  # someone else removed it, or its directory
 
 
-def connect(path: Path, *, timeout: float = 10.0, kind: int = socket.SOCK_STREAM) -> socket.socket:
+def connect(path: Path | str, *, timeout: float = 10.0, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A blocking connection to the socket at `path`, of any length. Raises MonitorError."""
     connection = socket.socket(socket.AF_UNIX, kind)
     try:
@@ -87,16 +90,16 @@ def _timeval(seconds: float) -> bytes:
 
 
 @contextmanager
-def socket_address(path: Path) -> Iterator[str]:
+def socket_address(path: Path | str) -> Iterator[str]:
     """An address of the socket file that fits `sun_path`; good inside the `with` block. Raises MonitorError,
     OSError.
     """
     if len(os.fsencode(path)) < SUN_PATH:
-        yield str(path)
+        yield os.fspath(path)
         return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(_directory(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        address = f"/proc/self/fd/{directory}/{path.name}"
+        address = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
         if len(os.fsencode(address)) >= SUN_PATH:
             raise MonitorError(f"{path}: the file's name is too long for a unix socket")
         yield address
@@ -105,7 +108,7 @@ def socket_address(path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _directory_lock(directory: Path) -> Iterator[None]:
+def _directory_lock(directory: str) -> Iterator[None]:
     """Keeps two starters in one directory from each replacing the other's new socket."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -125,7 +128,7 @@ def _directory_lock(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_left_over(path: Path, address: str) -> None:
+def _remove_left_over(path: str, address: str) -> None:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -137,9 +140,13 @@ def _remove_left_over(path: Path, address: str) -> None:
         answer = probe.connect_ex(address)
     if answer != errno.ECONNREFUSED:
         raise MonitorError(f"{path}: another process is listening there")
-    path.unlink()
+    os.unlink(path)
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _directory(path: Path | str) -> str:
+    return os.path.dirname(path) or "."
+
+
+def _identity(path: str) -> tuple[int, int]:
     status = os.lstat(path)
     return status.st_dev, status.st_ino

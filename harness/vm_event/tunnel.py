@@ -9,7 +9,6 @@ import select
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 from .abi import ELEMENT
 from .errors import SourceError
@@ -148,7 +147,9 @@ def _duplicate_eventfd(descriptor: int) -> int:
     except (OSError, ValueError, OverflowError) as error:
         raise SourceError(f"kick descriptor {descriptor}: {error}") from error
     try:
-        if "eventfd-count" not in Path(f"/proc/self/fdinfo/{own}").read_text(encoding="ascii"):
+        with open(f"/proc/self/fdinfo/{own}", encoding="ascii") as facts:
+            is_eventfd = "eventfd-count" in facts.read()
+        if not is_eventfd:
             raise SourceError(f"kick descriptor {descriptor}: not an eventfd")
         os.set_blocking(own, False)
         return own

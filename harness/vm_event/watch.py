@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 
 from .errors import MonitorError
 from .monitor import REGISTER
 from .sockets import connect
-from .typed import Any
+from .typed import TYPE_CHECKING, Any
 from .wire import Decoder, Garbage, encode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: An object of the service is far shorter; a foreign one may carry more.
 OBJECT_LIMIT = 64 * 1024
@@ -20,7 +22,7 @@ OBJECT_LIMIT = 64 * 1024
 class MonitorClient:
     """A blocking connection to a monitor socket; understands ACRN's `acrn-dm` as well as this service."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         """Connect. Raises MonitorError when nobody listens there."""
         self.path = path
         self._socket = connect(path)
