@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from harness.judge.updates import Chronicle, Timing
-from harness.judge.witness import Access, Started
-from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter, settled
-
-REGISTERS = (0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32)
-Step = tuple[int, int, int]
-
-
-def bcd(value: int) -> int:
-    return value // 10 << 4 | value % 10
-
-
-def register_values(time: int) -> dict[int, int]:
-    """The seven register bytes of a time, BCD and 24 h."""
-    at = datetime.fromtimestamp(time, timezone.utc)
-    values = (at.second, at.minute, at.hour, at.day, at.month, at.year % 100, at.year // 100)
-    return {register: bcd(value) for register, value in zip(REGISTERS, values, strict=True)}
+from tests.judge_reference import (
+    REGISTERS,
+    DmReference,
+    HvReference,
+    ServiceReference,
+    Settled,
+    bcd,
+    register_values,
+)
+from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter, Step, writes_of
 
 
 @dataclass
@@ -43,17 +35,27 @@ class Sent:
 
 @dataclass
 class RandomRun:
-    """Items on one guest and the events a faithful service sends for them."""
+    """Items on one guest and the events a faithful service sends for them.
+
+    rtc_time: what the vRTC begins with; a hypervisor's that begins at 0 never runs.
+    """
 
     rng: random.Random
     items: int
+    vrtc: str = "dm"
+    rtc_time: int = RTC0
+    offset_s: int = 0
     steps: dict[str, tuple[int, list[Step]]] = field(default_factory=dict)
     events: list[Sent] = field(default_factory=list)
     end_ns: int = 0
 
     def __post_init__(self) -> None:
-        self._chronicle = Chronicle(Timing())
-        self._chronicle.start(Started(T0, RTC0, "dm", "vm0", SECOND))
+        self._rtc: DmReference | HvReference
+        if self.vrtc == "hv":
+            self._rtc = HvReference(self.rtc_time, T0, self.offset_s)
+        else:
+            self._rtc = DmReference(self.rtc_time, T0)
+        self._service = ServiceReference(self.vrtc, "vm0", None if self.vrtc == "hv" else (self.rtc_time, T0))
         self._noop_until_ns = 0
         now_ns = T0 + 3 * SECOND + self.rng.randrange(SECOND)
         for number in range(self.items):
@@ -61,35 +63,48 @@ class RandomRun:
         self.end_ns = now_ns + 7 * SECOND
 
     def _add_item(self, name: str, now_ns: int) -> int:
-        kind = self.rng.choices((self._running, self._halted, self._noop, self._silent, self._two), (8, 6, 1, 2, 2))[0]
-        if kind == self._noop:
+        kinds: dict[Callable[[], list[Step]], int] = {self._running: 8, self._halted: 6, self._silent: 2, self._two: 2}
+        if self.vrtc == "hv":
+            kinds |= {self._read_first: 4, self._hv_noop: 1, self._no_date: 1, self._silent_move: 2}
+        else:
+            kinds[self._dm_noop] = 1
+        kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
+        if kind in (self._dm_noop, self._hv_noop):
             now_ns = max(now_ns, self._noop_until_ns)
+        self._now_ns = now_ns
         steps = kind()
         self.steps[name] = (now_ns, steps)
-        first_update = len(self._chronicle.updates)
-        for after_ns, register, value in steps:
-            stamp_ns = now_ns + after_ns
-            self._chronicle.write(Access(stamp_ns, stamp_ns + 20_000, register, value, False))
+        before = len(self._service.events)
+        self._carry_out(now_ns, steps)
         free_ns = now_ns + steps[-1][0] + SECOND + 150 * MS
-        for update in self._chronicle.updates[first_update:]:
-            (event,) = update.events
-            t_ns = event.due_ns + self.rng.randrange(50_000, 3 * MS)
-            last = event.last_time
-            assert last is not None and event.delta_time is not None
-            more: dict[str, Any] = {key: True for key in ("estimated", "lost") if getattr(event, key)}
-            payload = settled(last, event.new_time, event.delta_time, event.raw_events) | more
-            self.events.append(Sent(name, t_ns, payload, event.due_ns, event.first_ns))
-            free_ns = t_ns + self.rng.randrange(MS, 200 * MS)
-        if kind == self._noop:
+        for event in self._service.events[before:]:
+            free_ns = self._send(name, event)
+        if kind in (self._dm_noop, self._hv_noop):
             self._noop_until_ns = free_ns + 7 * SECOND
         return free_ns
 
+    def _carry_out(self, now_ns: int, steps: Sequence[Step]) -> None:
+        for after_ns, register, value in steps:
+            stamp_ns = now_ns + after_ns
+            if value is None:
+                self._rtc.read(stamp_ns, register)
+            elif (raw := self._rtc.write(stamp_ns, register, value)) is not None:
+                self._service.add(stamp_ns, *raw)
+
+    def _send(self, name: str, event: Settled) -> int:
+        """Sends the event a little after it is due; returns when the guest may go on."""
+        t_ns = event.due_ns + self.rng.randrange(50_000, 3 * MS)
+        self.events.append(Sent(name, t_ns, event.payload, event.due_ns, event.first_ns))
+        return t_ns + self.rng.randrange(MS, 200 * MS)
+
+    # -- what the guest does -----------------------------------------------------------------------------
+
     def _target(self) -> dict[int, int]:
         """A time far from the guest's present one and from what neighbours use."""
-        return register_values(self.rng.randrange(0, 4_102_444_800, 1))
+        return register_values(self.rng.randrange(0, 2_145_916_800 if self.vrtc == "hv" else 4_102_444_800))
 
     def _writes(self, values: dict[int, int], begin_ns: int = 0) -> list[Step]:
-        at_ns, steps = begin_ns, []
+        at_ns, steps = begin_ns, list[Step]()
         pause = self.rng.random() < 0.2
         for register in self.rng.sample(REGISTERS, 7):
             steps.append((at_ns, register, values[register]))
@@ -103,35 +118,49 @@ class RandomRun:
         steps = self._writes(self._target(), MS)
         return [(0, 0x0B, 0x82), *steps, (steps[-1][0] + MS, 0x0B, 0x02)]
 
-    def _noop(self) -> list[Step]:
-        """A halt that changes nothing, and the century written as it stands: one raw event, delta 0."""
-        return [(0, 0x0B, 0x82), (MS, 0x0B, 0x02), (2 * MS, 0x32, self._century())]
-
-    def _century(self) -> int:
-        assert self._chronicle._clock is not None
-        return self._chronicle._clock.read(0x32, 0)
-
     def _silent(self) -> list[Step]:
-        return [(0, 0x06, 0x03), (MS, 0x01, 0x22), (2 * MS, 0x40, self.rng.randrange(256))]
+        return [(0, 0x01, 0x22), (MS, 0x40, self.rng.randrange(256))]
 
     def _two(self) -> list[Step]:
         first = self._writes(self._target())
         gap_ns = self.rng.randrange(1_200 * MS, 1_600 * MS)
         return first + self._writes(self._target(), first[-1][0] + gap_ns)
 
+    def _dm_noop(self) -> list[Step]:
+        """A halt that changes nothing, and the century written as it stands: one raw event, delta 0."""
+        century = register_values(self._rtc.now(self._now_ns))[0x32]
+        return [(0, 0x0B, 0x82), (MS, 0x0B, 0x02), (2 * MS, 0x32, century)]
+
+    def _hv_noop(self) -> list[Step]:
+        """The century written as it stands, often with bytes that no read has brought up to date."""
+        century = self._rtc.registers[0x32]
+        return [(0, 0x0B, 0x82), (MS, 0x32, century), (2 * MS, 0x0B, 0x02)]
+
+    def _read_first(self) -> list[Step]:
+        """A guest that looks before, within and after what it does."""
+        steps = [(self.rng.choice(REGISTERS), step) for step in self._writes(self._target())]
+        return [each for register, step in steps for each in ((step[0], register, None), step)]
+
+    def _no_date(self) -> list[Step]:
+        return self._writes(self._target() | {0x08: bcd(self.rng.randrange(13, 100))})
+
+    def _silent_move(self) -> list[Step]:
+        """Takes the clock where the bytes are: where they are old, the next update's chain has a gap."""
+        return [(0, self.rng.choice((0x06, 0x0E, 0x31, 0x33, 0x37)), self.rng.randrange(256))]
+
     # -- writing it down ---------------------------------------------------------------------------------
 
     def lines(self, events: list[Sent]) -> list[tuple[int, Callable[[RunWriter], None]]]:
         """What to write and when, in the order in which the files would grow."""
         found: list[tuple[int, Callable[[RunWriter], None]]] = [
-            (T0, lambda run: run.start()),
+            (T0, lambda run: run.start(T0, self.rtc_time, vrtc=self.vrtc, offset_s=self.offset_s)),
             (T0 + 1, lambda run: run.journal("connected", t_ns=T0 + 1)),
             (T0 + 2, lambda run: run.journal("ack", t_ns=T0 + 2, object={"ack": 0})),
             (self.end_ns, lambda run: run.journal("end", t_ns=self.end_ns)),
         ]
         for name, (start_ns, steps) in self.steps.items():
-            for after_ns, register, value in steps:
-                found.append((start_ns + after_ns, _writer(start_ns + after_ns, register, value)))
+            for step in steps:
+                found.append((start_ns + step[0], _accessor(start_ns, step)))
             end_ns = start_ns + steps[-1][0] + MS
             found.append((end_ns, _reporter(name, start_ns - 10_000, end_ns, steps)))
         found += [(sent.t_ns, _sender(sent.t_ns, sent.payload)) for sent in events]
@@ -145,12 +174,12 @@ class RandomRun:
         return run.dir
 
 
-def _writer(stamp_ns: int, register: int, value: int) -> Callable[[RunWriter], None]:
-    return lambda run: run.write(stamp_ns, register, value)
+def _accessor(start_ns: int, step: Step) -> Callable[[RunWriter], None]:
+    return lambda run: run.access(start_ns + step[0], *step[1:])
 
 
 def _reporter(name: str, start_ns: int, end_ns: int, steps: list[Step]) -> Callable[[RunWriter], None]:
-    return lambda run: run.item(name, start_ns, end_ns, [(register, value) for _, register, value in steps])
+    return lambda run: run.item(name, start_ns, end_ns, writes_of(steps))
 
 
 def _sender(t_ns: int, payload: Any) -> Callable[[RunWriter], None]:
@@ -159,11 +188,11 @@ def _sender(t_ns: int, payload: Any) -> Callable[[RunWriter], None]:
 
 ALTERATIONS: dict[str, Callable[[random.Random, dict[str, Any]], None]] = {
     "vm_event": lambda rng, p: p.update(vm_event=rng.choice((1, False, "0", 0.0, None))),
-    "last_time": lambda rng, p: p.update(last_time=p["last_time"] + rng.choice((1, -1, 3600, -86400))),
+    "last_time": lambda rng, p: p.update(last_time=_moved(p["last_time"], rng.choice((1, -1, 3600, -86400)))),
     "new_time": lambda rng, p: p.update(new_time=p["new_time"] + rng.choice((1, -1, 7, 10**9))),
-    "delta_time": lambda rng, p: p.update(delta_time=p["delta_time"] + rng.choice((1, -1, 60))),
+    "delta_time": lambda rng, p: p.update(delta_time=_moved(p["delta_time"], rng.choice((1, -1, 60)))),
     "raw_events": lambda rng, p: p.update(raw_events=p["raw_events"] + rng.choice((1, -1, 100))),
-    "source": lambda rng, p: p.update(source=rng.choice(("hv", "monitor", "", None, "DM"))),
+    "source": lambda rng, p: p.update(source=rng.choice(sorted({"dm", "hv", "monitor", "", "DM"} - {p["source"]}))),
     "vm": lambda rng, p: p.update(vm=rng.choice(("vm1", "", "vm00", 0))),
     "estimated": lambda rng, p: (
         p.update(estimated=rng.choice((True, False))) if "estimated" not in p else p.pop("estimated")
@@ -182,9 +211,14 @@ ALTERATIONS: dict[str, Callable[[random.Random, dict[str, Any]], None]] = {
 }
 
 
+def _moved(value: int | None, by: int) -> int:
+    """Another value: a number where there must be none is one, too."""
+    return (0 if value is None else value) + by
+
+
 def _retype(rng: random.Random, payload: dict[str, Any], kind: Callable[[Any], Any]) -> None:
     key = rng.choice(("last_time", "new_time", "delta_time", "raw_events", "vm_event"))
-    payload[key] = kind(payload[key])
+    payload[key] = kind(0 if payload[key] is None else payload[key])
 
 
 KINDS = ("drop", "double at once", "double later", "delay", "hasten", "hasten and keep", "alter")

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ RTC0 = 1_718_452_800
 """2024-06-15 12:00:00 UTC."""
 
 Write = tuple[int, int]
+Step = tuple[int, int, int | None]
+"""Nanoseconds after the start, register, value; a value None is a read."""
 
 
 @dataclass
@@ -28,6 +31,8 @@ class RunWriter:
     run: Path
     vm: str = "vm0"
     lag_ns: int = 20_000
+    iso_stamps: bool = False
+    """Whether QEMU stamps its lines as 11.1 does."""
 
     def __post_init__(self) -> None:
         self.dir = self.run / self.vm
@@ -60,8 +65,10 @@ class RunWriter:
     def trace(self, stamp_ns: int, text: str, *, lag_ns: int | None = None, wall_ns: int | None = None) -> None:
         wall_us = ((stamp_ns + WALL0) if wall_ns is None else wall_ns) // 1_000
         arrival_ns = stamp_ns + (self.lag_ns if lag_ns is None else lag_ns)
-        stamp = f"{wall_us // 1_000_000}.{wall_us % 1_000_000:06d}"
-        self.append("trace.log", f"{arrival_ns} {stamp_ns} 19433@{stamp}:{text}\n")
+        stamp = f"19433@{wall_us // 1_000_000}.{wall_us % 1_000_000:06d}:"
+        if self.iso_stamps:
+            stamp = f"{datetime.fromtimestamp(wall_us // 1_000_000, timezone.utc):%FT%T}.{wall_us % 1_000_000:06d}Z "
+        self.append("trace.log", f"{arrival_ns} {stamp_ns} {stamp}{text}\n")
 
     def port(self, stamp_ns: int, port: int, value: int, **options: Any) -> None:
         name = "rtc-index" if port == 0x70 else "rtc"
@@ -71,6 +78,12 @@ class RunWriter:
     def write(self, stamp_ns: int, register: int, value: int, **options: Any) -> None:
         self.port(stamp_ns, 0x70, register | 0x80, **options)
         self.port(stamp_ns, 0x71, value, **options)
+
+    def read(self, stamp_ns: int, register: int, value: int = 0x55, **options: Any) -> None:
+        """What a guest reads is QEMU's RTC, so the value says nothing."""
+        self.port(stamp_ns, 0x70, register | 0x80, **options)
+        text = f"memory_region_ops_read cpu 0 mr 0x55d0 addr 0x71 value {value:#x} size 1 name 'rtc'"
+        self.trace(stamp_ns, text, **options)
 
     def journal(self, kind: str, **fields: Any) -> None:
         self.append("events.jsonl", json.dumps({"kind": kind, **fields}) + "\n")
@@ -94,13 +107,25 @@ class RunWriter:
         }
         self.append("agent.jsonl", json.dumps(line) + "\n")
 
-    def do(self, name: str, start_ns: int, steps: Sequence[tuple[int, int, int]], **fields: Any) -> int:
-        """An item whose steps are (ns after the start, register, value); returns the last stamp."""
+    def access(self, stamp_ns: int, register: int, value: int | None) -> None:
+        """A write, or a read where there is no value."""
+        if value is None:
+            self.read(stamp_ns, register)
+        else:
+            self.write(stamp_ns, register, value)
+
+    def do(self, name: str, start_ns: int, steps: Sequence[Step], **fields: Any) -> int:
+        """An item that does these steps; returns the last stamp."""
         for after_ns, register, value in steps:
-            self.write(start_ns + after_ns, register, value)
+            self.access(start_ns + after_ns, register, value)
         last_ns = start_ns + (steps[-1][0] if steps else 0)
-        self.item(name, start_ns - MS, last_ns + MS, [(r, v) for _, r, v in steps], **fields)
+        self.item(name, start_ns - MS, last_ns + MS, writes_of(steps), **fields)
         return last_ns
+
+
+def writes_of(steps: Iterable[Step]) -> list[Write]:
+    """What the agent reports of such steps."""
+    return [(register, value) for _, register, value in steps if value is not None]
 
 
 def settled(last: int, new: int, delta: int, raw: int, vm: str = "vm0", **more: Any) -> dict[str, Any]:

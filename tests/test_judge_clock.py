@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.judge.chain import Chain
-from harness.judge.dm_clock import BROKEN, BROKEN_UNHALT, Announced, DmClock, Withheld
+from harness.judge.dm_clock import BROKEN_UNHALT, DmClock
+from harness.judge.outcomes import BROKEN, Announced, Withheld
 
 SEC, MIN, HOUR, DOW, DAY, MONTH, YEAR, A, B, CENTURY = 0, 2, 4, 6, 7, 8, 9, 0x0A, 0x0B, 0x32
 REGISTERS = (SEC, MIN, HOUR, DAY, MONTH, YEAR, CENTURY)

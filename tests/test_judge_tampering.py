@@ -9,6 +9,7 @@ import pytest
 
 from harness.judge import PASS, PRODUCT_FAULT, GuestJudge, Verdict
 from tests.judge_random_runs import KINDS, TWOFOLD, RandomRun, Sent, tamper
+from tests.judge_run import RTC0
 
 FAULT_OF = {
     "drop": {"missing"},
@@ -61,34 +62,48 @@ def check(verdicts: dict[str, Verdict], run: RandomRun, touched: dict[str, set[s
         assert set(verdict.faults) == wanted, told
 
 
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_kind_of_tampering_now_and_then(tmp_path: Path, kind: str) -> None:
-    for seed in range(12):
-        rng = random.Random(f"{kind}-{seed}")
-        run = RandomRun(rng, items=24)
+def test_one_kind_of_tampering_now_and_then(tmp_path: Path, kind: str, vrtc: str) -> None:
+    for seed in range(8):
+        rng = random.Random(f"{kind}-{vrtc}-{seed}")
+        run = RandomRun(rng, 24, vrtc)
         events, touched = tampered_with(run, rng, [kind], 0.2)
         check(judged(run.write(tmp_path / str(seed), events)), run, touched)
 
 
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
 @pytest.mark.parametrize("kind", TWOFOLD)
-def test_an_altered_event_is_known_again_wherever_it_comes(tmp_path: Path, kind: str) -> None:
-    for seed in range(12):
-        rng = random.Random(f"{kind}-{seed}")
-        run = RandomRun(rng, items=24)
+def test_an_altered_event_is_known_again_wherever_it_comes(tmp_path: Path, kind: str, vrtc: str) -> None:
+    for seed in range(8):
+        rng = random.Random(f"{kind}-{vrtc}-{seed}")
+        run = RandomRun(rng, 24, vrtc)
         events, touched = tampered_with(run, rng, [kind], 0.2)
         check(judged(run.write(tmp_path / str(seed), events)), run, touched)
 
 
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
 @pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
-def test_all_kinds_of_tampering_mixed(tmp_path: Path, rate: float) -> None:
-    for seed in range(24):
-        rng = random.Random(f"mixed-{rate}-{seed}")
-        run = RandomRun(rng, items=24)
+def test_all_kinds_of_tampering_mixed(tmp_path: Path, rate: float, vrtc: str) -> None:
+    for seed in range(16):
+        rng = random.Random(f"mixed-{vrtc}-{rate}-{seed}")
+        run = RandomRun(rng, 24, vrtc)
         events, touched = tampered_with(run, rng, list(KINDS), rate)
         check(judged(run.write(tmp_path / str(seed), events)), run, touched)
 
 
-def test_an_honest_service_is_not_blamed(tmp_path: Path) -> None:
+HONEST = {
+    "dm": ("dm", RTC0, 0),
+    "hv": ("hv", RTC0, 0),
+    "hv that a former VM moved": ("hv", RTC0, -86_400),
+    "hv that never runs": ("hv", 0, 0),
+    "hv close to the end of its years": ("hv", 2_145_916_797, 0),
+    "hv beyond its years": ("hv", 2_145_916_790, 86_400),
+}
+
+
+@pytest.mark.parametrize("begin", HONEST.values(), ids=HONEST.keys())
+def test_an_honest_service_is_not_blamed(tmp_path: Path, begin: tuple[str, int, int]) -> None:
     for seed in range(12):
-        run = RandomRun(random.Random(f"honest-{seed}"), items=24)
+        run = RandomRun(random.Random(f"honest-{seed}"), 24, *begin)
         check(judged(run.write(tmp_path / str(seed), run.events)), run, {})

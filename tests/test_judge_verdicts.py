@@ -448,7 +448,7 @@ def test_stamps_that_jump_are_trusted_only_with_a_recorded_step(run: RunWriter, 
 
 
 @pytest.mark.parametrize(
-    "fields", [{"vrtc": "hv"}, {"vm": "vm9"}, {"window_ns": 500 * MS}], ids=["vrtc", "vm", "window"]
+    "fields", [{"vrtc": "xen"}, {"vm": "vm9"}, {"window_ns": 500 * MS}], ids=["vrtc", "vm", "window"]
 )
 def test_a_device_model_other_than_assumed_is_not_judged(tmp_path: Path, fields: dict[str, Any]) -> None:
     run = RunWriter(tmp_path)

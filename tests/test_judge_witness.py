@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from harness.judge.tail import LineTail
 from harness.judge.witness import Access, ClockStep, Ended, Problem, Record, Started, SystemReset, WitnessParser
-from tests.judge_run import MS, SECOND, T0, RunWriter
+from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter
 
 
 def records(run: RunWriter) -> list[Record]:
@@ -92,6 +94,46 @@ def test_the_device_models_own_records(tmp_path: Path) -> None:
     ]
 
 
+def test_a_hypervisors_index_register_begins_at_0_and_no_reset_touches_it(tmp_path: Path) -> None:
+    run = RunWriter(tmp_path)
+    run.start(vrtc="hv", offset_s=-7)
+    run.port(T0 + 1, 0x71, 0x11)
+    run.port(T0 + 2, 0x70, 0x84)
+    run.trace(T0 + 3, "resettable_reset obj=0xbbb cold=1")
+    run.trace(T0 + 4, "runstate_set current_run_state 6 (prelaunch) new_state 9 (running)")
+    run.trace(T0 + 5, "resettable_reset obj=0xbbb cold=0")
+    run.port(T0 + 6, 0x71, 0x12)
+    run.record("service-restart", T0 + 7)
+    run.port(T0 + 8, 0x71, 0x13)
+    assert records(run)[0] == Started(T0, RTC0, "hv", "vm0", SECOND, -7)
+    assert accesses(run) == [(0x00, 0x11), (0x04, 0x12), (0x04, 0x13)]
+
+
+def test_a_second_device_model_has_resets_of_its_own(tmp_path: Path) -> None:
+    run = RunWriter(tmp_path)
+    for obj in ("0xbbb", "0xccc"):
+        run.start()
+        run.trace(T0 + 2, f"resettable_reset obj={obj} cold=1")
+        run.trace(T0 + 3, "runstate_set current_run_state 6 (prelaunch) new_state 9 (running)")
+    run.trace(T0 + 4, "resettable_reset obj=0xbbb cold=0")
+    run.trace(T0 + 5, "resettable_reset obj=0xccc cold=0")
+    assert [record for record in records(run) if isinstance(record, SystemReset)] == [SystemReset(T0 + 5)]
+
+
+@pytest.mark.parametrize("prefix", ["7214@1795530423.390194:", "2026-11-24T14:29:36.925420Z ", ""])
+def test_every_qemus_lines_are_read(tmp_path: Path, prefix: str) -> None:
+    run = RunWriter(tmp_path)
+    run.start()
+    for address, value, name in ((0x70, 0x84, "rtc-index"), (0x71, 0x13, "rtc")):
+        text = f"memory_region_ops_write cpu -1 mr 0x5 addr {address:#x} value {value:#x} size 1 name '{name}'"
+        run.append("trace.log", f"{T0 + 2} {T0 + 1} {prefix}{text}\n")
+    run.append("trace.log", f"{T0 + 4} {T0 + 3} {prefix}resettable_reset obj=0xbbb cold=1\n")
+    run.append("trace.log", f"{T0 + 5} {T0 + 4} {prefix}runstate_set current_run_state 6 new_state 9 (running)\n")
+    run.append("trace.log", f"{T0 + 6} {T0 + 5} {prefix}resettable_reset obj=0xbbb cold=0\n")
+    assert accesses(run) == [(0x04, 0x13)]
+    assert [type(record) for record in records(run)] == [Started, Access, SystemReset]
+
+
 def test_lines_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     run = RunWriter(tmp_path)
     run.start()
@@ -100,8 +142,9 @@ def test_lines_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert [problem.text.split(":")[0] for problem in problems] == [f"trace.log line {n}" for n in (2, 3, 4, 5)]
 
 
-def test_stamps_that_move_otherwise_than_qemus_clock_are_suspect(tmp_path: Path) -> None:
-    run = RunWriter(tmp_path)
+@pytest.mark.parametrize("iso_stamps", [False, True], ids=["QEMU 7.2 to 10", "QEMU 11.1"])
+def test_stamps_that_move_otherwise_than_qemus_clock_are_suspect(tmp_path: Path, iso_stamps: bool) -> None:
+    run = RunWriter(tmp_path, iso_stamps=iso_stamps)
     run.start()
     run.port(T0, 0x70, 0x80, wall_ns=50 * SECOND)
     run.port(T0 + SECOND, 0x71, 0x30, wall_ns=51 * SECOND + 49 * MS)

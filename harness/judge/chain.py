@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.judge.dates import SECOND_NS
+
 UNKNOWN = -1
 """`last_time` of a raw event that does not know the RTC before it."""
 SLACK_NS = 1_250_000_000
 """By so much more than the elapsed time may an RTC have moved: it ticks on whole seconds."""
-SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """Whole seconds since 1970 UTC to the bytes of a CMOS RTC and back: the judge's own arithmetic.
 
-Source: MC146818A data sheet for the encodings; ACRN.md "The DM's vRTC" for what counts as a valid date.
+Source: MC146818A data sheet for the encodings; ACRN.md, where it tells of the two vRTCs, for what counts as a
+valid date.
 """
 
 from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
 from datetime import date
+
+SECOND_NS = 1_000_000_000
 
 SECOND, MINUTE, HOUR, DAY_OF_WEEK, DAY, MONTH, YEAR, CENTURY = 0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x32
 DATE_TIME = (SECOND, MINUTE, HOUR, DAY, MONTH, YEAR, CENTURY)
@@ -69,11 +72,14 @@ def hour_byte(hour: int, format_bits: int) -> int:
     return byte_of(hour % 12 or 12, format_bits) | (PM if hour >= 12 else 0)
 
 
-def decode(registers: Sequence[int], format_bits: int) -> int | None:
+def decode(
+    registers: Sequence[int], format_bits: int, *, last_year_byte: int = 99, last_year: int | None = None
+) -> int | None:
     """Seconds since 1970 of the date in the registers, read as register B's format bits say.
 
     None for an invalid date: a byte that is no number in that format, a field out of range, a day the
-    month does not have, a year before 1970. The day of week is not looked at.
+    month does not have, a year before 1970 (or after last_year), a year of the century beyond last_year_byte.
+    The day of week is not looked at.
     """
     second, minute, day, month, year, century = (
         number(registers[index], format_bits) for index in (SECOND, MINUTE, DAY, MONTH, YEAR, CENTURY)
@@ -84,7 +90,9 @@ def decode(registers: Sequence[int], format_bits: int) -> int | None:
     if day is None or month is None or year is None or century is None:
         return None
     full_year = century * 100 + year
-    if second > 59 or minute > 59 or year > 99 or full_year < 1970:
+    if second > 59 or minute > 59 or year > last_year_byte or full_year < 1970:
+        return None
+    if last_year is not None and full_year > last_year:
         return None
     days = civil_to_days(full_year, month, day)
     if days is None:

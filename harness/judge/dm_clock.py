@@ -6,36 +6,15 @@ on purpose.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.judge import dates
+from harness.judge.outcomes import BROKEN, Announced, Outcome, Withheld
 
 REGISTER_A, REGISTER_B, REGISTER_C, REGISTER_D = 0x0A, 0x0B, 0x0C, 0x0D
 SET = 0x80
 DIVIDER_MASK, DIVIDER_RUNS = 0x70, 0x20
 UPDATE_IN_PROGRESS = 0x80
-RESET_INDEX = 0x0D
-"""Where the index register stands after a reset."""
-BROKEN = -1
-"""What the vRTC says instead of a time while its date is invalid."""
 
 BROKEN_UNHALT = "broken-unhalt"
-
-
-@dataclass(frozen=True)
-class Announced:
-    """A write that sends a raw event: the RTC before it (BROKEN if it had none) and after it, in seconds."""
-
-    last_time: int
-    new_time: int
-
-
-@dataclass(frozen=True)
-class Withheld:
-    """A write that moved the clock and sends nothing although it should: a known defect of the vRTC."""
-
-    defect: str
-    new_time: int
 
 
 class DmClock:
@@ -70,7 +49,7 @@ class DmClock:
         self._refresh(index, now_s)
         return self._registers[index & 0x7F]
 
-    def write(self, index: int, value: int, now_s: int) -> Announced | Withheld | None:
+    def write(self, index: int, value: int, now_s: int) -> Outcome:
         """One write to the data port. None: a write that says nothing to anyone, and should not."""
         self._refresh(index, now_s)
         if index == REGISTER_A:

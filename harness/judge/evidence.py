@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.judge.agent import Item, read_item
 from harness.judge.docket import Docket
 from harness.judge.journal import Journal
+from harness.judge.models import MODELS
 from harness.judge.stream import Stream
 from harness.judge.tail import LineTail
 from harness.judge.trust import Trust
@@ -22,9 +23,6 @@ from harness.judge.witness import (
     SystemReset,
     WitnessParser,
 )
-
-SOURCE = "dm"
-"""The vRTC this judge has a model of, and the source its events name."""
 
 
 class Evidence:
@@ -88,7 +86,9 @@ class Evidence:
 
     def _take_record(self, record: Record) -> None:
         if isinstance(record, Access):
-            if not record.is_read:
+            if record.is_read:
+                self.chronicle.read(record)
+            else:
                 self.chronicle.write(record)
         elif isinstance(record, Started):
             self._start(record)
@@ -110,8 +110,11 @@ class Evidence:
 
     def _start(self, record: Started) -> None:
         self.stream.revived()
-        if record.vrtc != SOURCE:
+        if record.vrtc not in MODELS:
             self.trust.hopeless(f"this judge has no model of the vRTC {record.vrtc!r}")
+            return
+        if self.chronicle.source not in ("", record.vrtc):
+            self.trust.hopeless(f"the guest had the vRTC {self.chronicle.source!r} and then {record.vrtc!r}")
             return
         if record.window_ns is not None and record.window_ns != self.timing.window_ns:
             self.trust.hopeless(

@@ -10,7 +10,7 @@ from harness.errors import InfrastructureError
 from harness.judge.agent import Item, disagreement
 from harness.judge.attribution import Attribution
 from harness.judge.background import Background
-from harness.judge.evidence import SOURCE, Evidence
+from harness.judge.evidence import Evidence
 from harness.judge.findings import Case
 from harness.judge.journal import SeenEvent
 from harness.judge.readings import Readings
@@ -67,9 +67,7 @@ class GuestJudge:
         self._docket, self._stream = self._evidence.docket, self._evidence.stream
         self._chronicle, self._journal = self._evidence.chronicle, self._evidence.journal
         self._judgement = Judgement(self._timing, self._stream, estimate_tolerance)
-        self._readings = Readings(
-            self._chronicle, self._journal, source=SOURCE, vm=self.vm, tolerance=estimate_tolerance
-        )
+        self._readings = Readings(self._chronicle, self._journal, vm=self.vm, tolerance=estimate_tolerance)
         self._attribution = Attribution(self._chronicle, self._journal, self._readings, self._is_silent)
         self._background = Background(
             self._evidence, self._readings, self._attribution, self._judgement, background_after_ns

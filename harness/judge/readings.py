@@ -12,10 +12,10 @@ from harness.judge.updates import MOST_CUTS, Chronicle, ExpectedEvent, RawEvent,
 class Readings:
     """The reading in force of every update: plain arithmetic's, unless what was heard speaks for another."""
 
-    def __init__(self, chronicle: Chronicle, journal: Journal, *, source: str, vm: str, tolerance: int = 0) -> None:
+    def __init__(self, chronicle: Chronicle, journal: Journal, *, vm: str, tolerance: int = 0) -> None:
         self._chronicle = chronicle
         self._journal = journal
-        self._source, self._vm, self._tolerance = source, vm, tolerance
+        self._vm, self._tolerance = vm, tolerance
         self._wanted: dict[int, list[dict[str, object]]] = {}
 
     def wanted(self, number: int) -> list[dict[str, object]]:
@@ -23,7 +23,7 @@ class Readings:
         found = self._wanted.get(number)
         if found is None:
             events = self._chronicle.updates[number].events
-            found = self._wanted[number] = [payload_of(event, self._source, self._vm) for event in events]
+            found = self._wanted[number] = [payload_of(event, self._chronicle.source, self._vm) for event in events]
         return found
 
     def forget(self, number: int) -> None:
@@ -124,5 +124,5 @@ class Readings:
         end = bisect_right(times, event.latest_ns)
         if first == end:
             return False
-        wanted = payload_of(event, self._source, self._vm)
+        wanted = payload_of(event, self._chronicle.source, self._vm)
         return any(self.is_exact(wanted, self._journal.seen[place].payload) for place in range(first, end))

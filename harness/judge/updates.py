@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.judge.chain import SECOND_NS, Chain
-from harness.judge.dm_clock import BROKEN, Announced, DmClock, Withheld
+from harness.judge.chain import Chain
+from harness.judge.models import MODELS, Model
+from harness.judge.outcomes import Announced, Moved, Withheld
 from harness.judge.witness import Access, ServiceRestart, Started, SystemReset
 
 AMBIGUOUS_NS = 50_000_000
@@ -116,6 +117,15 @@ def event_of(raws: Sequence[RawEvent], timing: Timing) -> ExpectedEvent:
     return expected_event(raws[0], raws[-1], len(raws), delta, estimated, lost, timing)
 
 
+@dataclass(frozen=True)
+class SilentMove:
+    """A write that moved the RTC by some seconds without a raw event, as the hypervisor's vRTC does."""
+
+    register: int
+    value: int
+    seconds: int
+
+
 class Update:
     """A run of announcing writes with gaps shorter than the window.
 
@@ -123,6 +133,7 @@ class Update:
     doubtful_before: so close to the window is the gap to the update before, that both may be read as one.
     absorbed_by: the number of the later update that this one is part of, in the reading that is in force.
     ended_by_restart_ns: the service was restarted after these writes.
+    silent_moves: what moved the RTC unannounced within it or before it, since the update before.
     events: the expectations in the reading that is in force; the plain one until another explains more.
     """
 
@@ -133,6 +144,7 @@ class Update:
         self.doubtful_before = doubtful_before
         self.absorbed_by: int | None = None
         self.ended_by_restart_ns: int | None = None
+        self.silent_moves: list[SilentMove] = []
         self.events: list[ExpectedEvent] = []
         self._delta: int | None = 0
         self._estimated = self._lost = False
@@ -203,38 +215,54 @@ class Chronicle:
         self.ambiguous: list[int] = []
         self.withheld: list[WithheldEvent] = []
         self.changed_from: int | None = None
-        self._start: Started | None = None
-        self._clock: DmClock | None = None
+        self._model: Model | None = None
         self._chain = Chain()
+        self._silent_moves: list[SilentMove] = []
 
     @property
     def started(self) -> bool:
         """Whether the record says from which time the vRTC began: without it nothing can be expected."""
-        return self._clock is not None
+        return self._model is not None
+
+    @property
+    def source(self) -> str:
+        """What events must name as their source; empty before the start."""
+        return "" if self._model is None else self._model.source
 
     def start(self, record: Started) -> None:
-        """The vRTC begins (or, after a full restart, begins again)."""
-        self._start = record
-        self._clock = DmClock(record.rtc_time, record.stamp_ns // SECOND_NS)
-        self._chain = Chain()
-        self._chain.set_rtc(record.rtc_time, record.stamp_ns)
+        """A device model begins, and with it the vRTC and the event service; `record.vrtc` is one of MODELS."""
+        self._model = MODELS[record.vrtc](record)
+        self._begin_service(record.stamp_ns)
 
-    def system_reset(self, record: SystemReset | ServiceRestart) -> None:
-        """The vRTC shows the Service VM's time again, which went on meanwhile; what is pending stays."""
-        if self._start is None or self._clock is None:
-            return
-        now_s = record.stamp_ns // SECOND_NS
-        time = self._start.rtc_time + now_s - self._start.stamp_ns // SECOND_NS
-        self._clock.reset(time, now_s)
-        self._chain.set_rtc(time, record.stamp_ns)
+    def system_reset(self, record: SystemReset) -> None:
+        """The guest was reset: where that resets its RTC, the service is told; what is pending stays."""
+        if self._model is not None:
+            self._model.system_reset(record.stamp_ns)
+            self._tell(record.stamp_ns)
 
     def service_restart(self, record: ServiceRestart) -> None:
-        """A full reset: the service forgets its chain and what was pending; the vRTC is reset, too."""
+        """A full reset: a system reset, and the service forgets its chain and what was pending."""
+        if self._model is not None:
+            self._model.system_reset(record.stamp_ns)
+        self._begin_service(record.stamp_ns)
+
+    def _begin_service(self, stamp_ns: int) -> None:
         self._chain = Chain()
-        self.system_reset(record)
+        self._tell(stamp_ns)
+        self._silent_moves = []
         if self.updates and self.updates[-1].ended_by_restart_ns is None:
-            self.updates[-1].ended_by_restart_ns = record.stamp_ns
+            self.updates[-1].ended_by_restart_ns = stamp_ns
             self._note_change(len(self.updates) - 1)
+
+    def _tell(self, stamp_ns: int) -> None:
+        time = None if self._model is None else self._model.told(stamp_ns)
+        if time is not None:
+            self._chain.set_rtc(time, stamp_ns)
+
+    def read(self, access: Access) -> None:
+        """One read of the data port. It says nothing, but the hypervisor's vRTC minds it."""
+        if self._model is not None:
+            self._model.read(access)
 
     def write(self, access: Access) -> None:
         """One write to the data port."""
@@ -242,19 +270,18 @@ class Chronicle:
         self.writes.append(access)
         self.write_stamps.append(access.stamp_ns)
         self.announced.append(False)
-        if self._clock is None:
-            return
-        outcome = self._clock.write(access.register, access.value, access.stamp_ns // SECOND_NS)
-        if isinstance(outcome, Withheld):
+        outcome = None if self._model is None else self._model.write(access)
+        if isinstance(outcome, Moved):
+            if outcome.seconds:
+                self._silent_moves.append(SilentMove(access.register, access.value, outcome.seconds))
+        elif isinstance(outcome, Withheld):
             self.withheld.append(WithheldEvent(write_no, access.stamp_ns, outcome.defect, outcome.new_time))
         elif isinstance(outcome, Announced):
             self.announced[write_no] = True
             self._announce(write_no, access, outcome)
 
     def _announce(self, write_no: int, access: Access, outcome: Announced) -> None:
-        link = self._chain.add(
-            BROKEN if outcome.last_time < 0 else outcome.last_time, outcome.new_time, access.stamp_ns
-        )
+        link = self._chain.add(outcome.last_time, outcome.new_time, access.stamp_ns)
         raw = RawEvent(
             write_no,
             access.stamp_ns,
@@ -266,6 +293,8 @@ class Chronicle:
             link.lost,
         )
         self._join(raw)
+        self.updates[-1].silent_moves += self._silent_moves
+        self._silent_moves.clear()
         self.raws.append(raw)
         self.raw_stamps.append(access.stamp_ns)
         number = len(self.updates) - 1

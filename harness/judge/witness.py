@@ -7,13 +7,19 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from harness.judge import dates
+from harness.judge.dates import SECOND_NS
+
 INDEX_PORT, DATA_PORT = 0x70, 0x71
-RESET_INDEX = 0x0D
+FIRST_INDEX = {"dm": 0x0D, "hv": 0x00}
+"""Where the index register stands when the vRTC begins. Only the device model's returns there at a reset."""
 STAMP_TOLERANCE_NS = 50_000_000
 """Two stamps may differ from their raw wall clocks by this much: more could change how an update is read."""
 
+_PREFIX = r"(?:\d+@(\d+)\.(\d+):|(\d+)-(\d+)-(\d+)T(\d+):(\d+):(\d+)\.(\d+)Z )?"
+"""QEMU's own stamp: process and seconds since 1970, in newer ones (11.1) the time of day in UTC; or nothing."""
 _ACCESS = re.compile(
-    r"(?:\d+@(\d+)\.(\d+):)?memory_region_ops_(write|read) cpu -?\d+ mr \S+ addr 0x([0-9a-f]+)"
+    _PREFIX + r"memory_region_ops_(write|read) cpu -?\d+ mr \S+ addr 0x([0-9a-f]+)"
     r" value 0x([0-9a-f]+) size (\d+) name '(?:rtc|rtc-index)'"
 )
 _RESET = re.compile(r"resettable_reset obj=(0x[0-9a-f]+)")
@@ -31,18 +37,22 @@ class Access(NamedTuple):
 
 @dataclass(frozen=True)
 class Started:
-    """The vRTC began with `rtc_time` (seconds since 1970) at `stamp_ns`."""
+    """The vRTC began with `rtc_time` (seconds since 1970) at `stamp_ns`.
+
+    offset_s: what a former VM in the same place of the hypervisor has moved its clock by.
+    """
 
     stamp_ns: int
     rtc_time: int
     vrtc: str
     vm: str
     window_ns: int | None
+    offset_s: int = 0
 
 
 @dataclass(frozen=True)
 class SystemReset:
-    """The guest was reset: its vRTC starts anew, the event service goes on."""
+    """The guest was reset: the device model's vRTC starts anew, the event service goes on."""
 
     stamp_ns: int
 
@@ -85,13 +95,28 @@ class Problem:
 Record = Access | Started | SystemReset | ServiceRestart | ClockStep | Ended | Problem
 
 
+def _wall_clock(
+    seconds: str | None, micros: str | None, year: str | None, month: str, day: str, *time_of_day: str
+) -> int | None:
+    """Nanoseconds since 1970 of a line's own stamp; None for a line without, or with one that is no date."""
+    if seconds is not None and micros is not None:
+        return int(seconds) * SECOND_NS + int(micros) * 1_000
+    if year is None or (days := dates.civil_to_days(int(year), int(month), int(day))) is None:
+        return None
+    hour, minute, second, fraction = time_of_day
+    whole_s = ((days * 24 + int(hour)) * 60 + int(minute)) * 60 + int(second)
+    return whole_s * SECOND_NS + int(fraction) * 1_000
+
+
 class WitnessParser:
     """Turns the lines of a trace log into records, in their order."""
 
     def __init__(self) -> None:
         self.line = 0
         self.last_arrival_ns = 0
-        self._index = RESET_INDEX
+        self._started = False
+        self._vrtc = "dm"
+        self._index = FIRST_INDEX[self._vrtc]
         self._last_stamp_ns = 0
         self._last_clocks: tuple[int, int] | None = None
         self._reset_object: str | None = None
@@ -124,17 +149,19 @@ class WitnessParser:
             record = json.loads(text)
             event, stamp_ns = record["event"], int(record["stamp_ns"])
             if event == "start":
-                window = record.get("window_ns")
-                self._index = RESET_INDEX
                 rtc_time, vrtc, vm = int(record["rtc_time"]), str(record["vrtc"]), str(record["vm"])
-                return [Started(stamp_ns, rtc_time, vrtc, vm, window)]
+                window, offset_s = record.get("window_ns"), int(record.get("offset_s", 0))
+                if self._started:
+                    self._running, self._reset_object = False, None
+                self._started, self._vrtc, self._index = True, vrtc, FIRST_INDEX.get(vrtc, 0)
+                return [Started(stamp_ns, rtc_time, vrtc, vm, window, offset_s)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return [self._problem(f"an unreadable record of the device model ({error!r}): {text[:120]!r}")]
         if event == "clock-step":
             self._last_clocks = None
             return [ClockStep(stamp_ns)]
         if event == "service-restart":
-            self._index = RESET_INDEX
+            self._reset_index()
             return [ServiceRestart(stamp_ns)]
         if event == "end":
             return [Ended(stamp_ns, str(record.get("reason", "")))]
@@ -144,11 +171,9 @@ class WitnessParser:
         match = _ACCESS.match(raw)
         if match is None:
             return [self._problem(f"an RTC access that cannot be read: {raw[:120]!r}")]
-        seconds, micros, kind, address, value, size = match.groups()
-        records: list[Record] = []
-        if seconds is not None:
-            wall_ns = int(seconds) * 1_000_000_000 + int(micros) * 1_000
-            records += self._check_stamps(stamp_ns, wall_ns)
+        *own_stamp, kind, address, value, size = match.groups()
+        wall_ns = _wall_clock(*own_stamp)
+        records: list[Record] = [] if wall_ns is None else self._check_stamps(stamp_ns, wall_ns)
         stamp_ns = max(stamp_ns, self._last_stamp_ns)
         self._last_stamp_ns = stamp_ns
         if size != "1":
@@ -180,7 +205,12 @@ class WitnessParser:
             return []
         if match[1] != self._reset_object:
             return []
-        self._index = RESET_INDEX
+        self._reset_index()
         stamp_ns = max(stamp_ns, self._last_stamp_ns)
         self._last_stamp_ns = stamp_ns
         return [SystemReset(stamp_ns)]
+
+    def _reset_index(self) -> None:
+        """The hypervisor's index register stays where it is, whatever becomes of the guest."""
+        if self._vrtc != "hv":
+            self._index = FIRST_INDEX["dm"]
