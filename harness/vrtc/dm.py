@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time as clocks
 from collections.abc import Callable
 
@@ -13,8 +14,9 @@ BROKEN = -1
 """ACRN's mark for a clock that stands: the guest left an invalid date, or holds the clock halted."""
 
 _SIZE = 128
-_PERIODS = (0.0, 1 / 256, 1 / 128, *(1 / (8192 >> n) for n in range(13)))
-"""Seconds between periodic interrupts by the rate bits of register A (MC146818 data sheet, 32.768 kHz)."""
+_SECOND = 10**9
+_PERIODS = (0, _SECOND // 256, _SECOND // 128, *(_SECOND // (8192 >> n) for n in range(13)))
+"""Nanoseconds between periodic interrupts by the rate bits of register A (MC146818 data sheet, 32.768 kHz)."""
 
 
 class DmVrtc:
@@ -22,8 +24,9 @@ class DmVrtc:
 
     send: called at once with each raw event, in the thread that writes.
     time: what the clock shows at the start, seconds since 1970 UTC.
-    monotonic: the clock it ticks by, in seconds; it ticks where that clock passes a whole second, so
-    whoever knows the stamp of a write knows what the RTC showed. Not thread-safe: one writer.
+    monotonic: the clock it ticks by, `per_second` units a second (10**9: integer nanoseconds, exact); it
+    ticks where that clock passes a whole second, so whoever knows the stamp of a write knows what the RTC
+    showed. Not thread-safe: one writer.
 
     Where ACRN's model would loop for ever (alarm enabled, clock set backwards) this one answers at once.
     """
@@ -33,9 +36,12 @@ class DmVrtc:
         send: Callable[[RtcChange], object],
         time: int,
         monotonic: Callable[[], float] = clocks.monotonic,
+        *,
+        per_second: int = 1,
     ) -> None:
         self._send = send
         self._monotonic = monotonic
+        self._per_second = per_second
         self.reset(time)
 
     def reset(self, time: int) -> None:
@@ -47,7 +53,8 @@ class DmVrtc:
         self._time = time
         self._ticked_at = self._now()
         self._halted_at = BROKEN
-        self._periodic_since = self._monotonic()
+        self._period: float = 0
+        self._period_ends = math.inf
         self._show(time)
 
     @property
@@ -102,7 +109,7 @@ class DmVrtc:
         return self._bytes[r.REGISTER_A] & r.A_DIVIDER == r.A_DIVIDER_RUNNING
 
     def _now(self) -> int:
-        return int(self._monotonic() // 1)
+        return int(self._monotonic() // self._per_second)
 
     def _current(self) -> tuple[int, int]:
         """The time shown and the whole second of `monotonic` that it belongs to."""
@@ -113,15 +120,12 @@ class DmVrtc:
 
     def _catch_up(self, index: int) -> int:
         """Let the clock tick up to now, as every access does; returns the time shown (BROKEN: stands)."""
+        if self._monotonic() >= self._period_ends:
+            self._end_period()
         shown, second = self._current()
         self._move_to(shown, second)
         if index < r.REGISTER_A or index == r.CENTURY:
             self._show(shown)
-        if self._register_b & r.B_PERIODIC and self._divider_runs:
-            period = _PERIODS[self._bytes[r.REGISTER_A] & 0x0F]
-            if period and self._monotonic() - self._periodic_since >= period:
-                self._periodic_since = self._monotonic()
-                self._set_flags(self._bytes[r.REGISTER_C] | r.C_PERIODIC)
         return shown
 
     def _show(self, shown: int, *, force: bool = False) -> None:
@@ -156,12 +160,15 @@ class DmVrtc:
 
     def _write_a(self, value: int) -> None:
         ran = self._divider_runs
+        old_interval = self._interval
         self._bytes[r.REGISTER_A] = value & ~r.A_UPDATE_IN_PROGRESS
         if self._divider_runs and not ran:
             self._ticked_at = self._now()  # the time stood while the divider was held
+        self._begin_period(old_interval)
 
     def _write_b(self, value: int) -> bool:
         old = self._register_b
+        old_interval = self._interval
         if value & r.B_SET and not old & r.B_SET:
             self._halted_at = self._time
             self._bytes[r.REGISTER_B] = value
@@ -175,9 +182,8 @@ class DmVrtc:
         else:
             self._bytes[r.REGISTER_B] = value
         if (old ^ value) & r.B_INTERRUPTS:
-            if (value & ~old) & r.B_PERIODIC:
-                self._periodic_since = self._monotonic()
             self._set_flags(self._bytes[r.REGISTER_C])
+        self._begin_period(old_interval)
         return True
 
     def _unhalt(self) -> bool:
@@ -190,6 +196,32 @@ class DmVrtc:
         if self._halted_at not in {BROKEN, after}:
             self._send(RtcChange(self._halted_at, after - self._halted_at))
         return True
+
+    # -- interrupt flags ---------------------------------------------------------------------------------
+
+    @property
+    def _interval(self) -> int:
+        """Nanoseconds between two interrupts, as registers A and B ask for them; 0: none."""
+        register_b = self._register_b
+        if register_b & r.B_PERIODIC and self._divider_runs:
+            return _PERIODS[self._bytes[r.REGISTER_A] & 0x0F]
+        ticks = self._divider_runs and not self.halted and self._time != BROKEN
+        return _SECOND if ticks and register_b & (r.B_ALARM | r.B_UPDATE) else 0
+
+    def _begin_period(self, old_interval: int) -> None:
+        """Start or stop the periodic timer; ACRN lets it be while PIE is off or the interval stays the same."""
+        if not self._register_b & r.B_PERIODIC or self._interval == old_interval:
+            return
+        in_nanoseconds = self._per_second == _SECOND
+        self._period = self._interval if in_nanoseconds else self._interval * self._per_second / _SECOND
+        self._period_ends = self._monotonic() + self._period if self._period else math.inf
+
+    def _end_period(self) -> None:
+        """The timer went off, once or often; nobody sees it while PIE is off."""
+        over = self._monotonic() - self._period_ends
+        self._period_ends += (over // self._period + 1) * self._period
+        if self._register_b & r.B_PERIODIC:
+            self._set_flags(self._bytes[r.REGISTER_C] | r.C_PERIODIC)
 
     def _set_flags(self, flags: int) -> None:
         flags &= r.C_PERIODIC | r.C_ALARM | r.C_UPDATE
