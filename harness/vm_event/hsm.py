@@ -19,14 +19,17 @@ import os
 import select
 import stat
 from contextlib import ExitStack
-from pathlib import Path
 
 from .abi import PAGE_SIZE
 from .errors import SourceError
 from .ring import SharedRing, format_page
 from .tunnel import Tunnel
+from .typed import TYPE_CHECKING
 
-HSM_DEVICE = Path("/dev/acrn_hsm")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HSM_DEVICE = "/dev/acrn_hsm"
 
 #: _IOW(0xA2, 0xa0, u64): the argument is the ring page's address itself, not a pointer to it.
 SETUP_VM_EVENT_RING = 0x4008A2A0
@@ -99,7 +102,7 @@ def open_hsm_tunnel(descriptor: int) -> Tunnel:
     return tunnel
 
 
-def take_over(pid: int, *, device: Path = HSM_DEVICE, descriptor: int | None = None) -> int:
+def take_over(pid: int, *, device: Path | str = HSM_DEVICE, descriptor: int | None = None) -> int:
     """Duplicate the HSM descriptor of a running `acrn-dm`: a new descriptor of this process, the caller's to close.
 
     `descriptor`: its number over there, for a process that has opened the device more than once; duplicates of one
@@ -127,9 +130,9 @@ def take_over(pid: int, *, device: Path = HSM_DEVICE, descriptor: int | None = N
             raise SourceError(f"process {pid}: {_why_not_taken(device, error)}") from error
 
 
-def _device_number(device: Path) -> int:
+def _device_number(device: Path | str) -> int:
     try:
-        status = device.stat()
+        status = os.stat(device)
     except OSError as error:
         raise SourceError(f"{device}: {error.strerror}: this is no ACRN Service VM, or it has no HSM module") from error
     if not stat.S_ISCHR(status.st_mode):
@@ -139,11 +142,12 @@ def _device_number(device: Path) -> int:
 
 def _descriptors_of_device(pid: int, number: int) -> list[int]:
     """Which of the process' descriptors refer to the character device of this number. Raises OSError."""
+    folder = f"/proc/{pid}/fd"
     found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
+    for name in os.listdir(folder):
         try:
-            if _is_device(entry.stat(), number):
-                found.append(int(entry.name))
+            if _is_device(os.stat(f"{folder}/{name}"), number):
+                found.append(int(name))
         except FileNotFoundError:
             pass  # closed meanwhile
     return sorted(found)
@@ -159,10 +163,11 @@ def _has_ended(process: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _only_one(pid: int, device: Path, found: list[int]) -> int:
+def _only_one(pid: int, device: Path | str, found: list[int]) -> int:
     """The descriptor to take, where there is no choice. Raises SourceError, OSError."""
     if not found:
-        command = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            command = file.read().strip()
         raise SourceError(f"process {pid} ({command}) has no descriptor of {device}: is it an acrn-dm?")
     first, *others = found
     if not all(_same_opening(pid, first, other) for other in others):
@@ -188,7 +193,7 @@ def _duplicate(process: int, descriptor: int, number: int) -> int:
     return own
 
 
-def _why_not_taken(device: Path, error: OSError | OverflowError) -> str:
+def _why_not_taken(device: Path | str, error: OSError | OverflowError) -> str:
     code = errno.ESRCH if isinstance(error, OverflowError) else error.errno
     match code:
         case errno.ESRCH | errno.ENOENT | errno.EINVAL:
