@@ -43,7 +43,8 @@ def archive(package: Path = PACKAGE) -> bytes:
 
     Entries are stored as they are: what a compressor makes of them differs between its versions.
     """
-    sources = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+    paths = [path for path in package.rglob("*.py") if "__pycache__" not in path.parts]
+    sources = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
     made = io.BytesIO()
     made.write(_SHEBANG)
     with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as entries:
