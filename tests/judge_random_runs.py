@@ -15,7 +15,6 @@ from tests.judge_reference import (
     HvReference,
     ServiceReference,
     Settled,
-    bcd,
     register_values,
 )
 from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter, Step, writes_of
@@ -50,13 +49,15 @@ class RandomRun:
     end_ns: int = 0
 
     def __post_init__(self) -> None:
+        self._start_ns = T0 + self.rng.randrange(SECOND)
         self._rtc: DmReference | HvReference
         if self.vrtc == "hv":
-            self._rtc = HvReference(self.rtc_time, T0, self.offset_s)
+            self._rtc = HvReference(self.rtc_time, self._start_ns, self.offset_s)
         else:
-            self._rtc = DmReference(self.rtc_time, T0)
-        self._service = ServiceReference(self.vrtc, "vm0", None if self.vrtc == "hv" else (self.rtc_time, T0))
-        self._noop_until_ns = 0
+            self._rtc = DmReference(self.rtc_time, self._start_ns)
+        known = None if self.vrtc == "hv" else (self.rtc_time, self._start_ns)
+        self._service = ServiceReference(self.vrtc, "vm0", known)
+        self._noop_until_ns, self._bits = 0, 0x02
         now_ns = T0 + 3 * SECOND + self.rng.randrange(SECOND)
         for number in range(self.items):
             now_ns = self._add_item(f"{self.rng.choice(('random', 'halted'))}-{number:03d}", now_ns)
@@ -65,7 +66,13 @@ class RandomRun:
     def _add_item(self, name: str, now_ns: int) -> int:
         kinds: dict[Callable[[], list[Step]], int] = {self._running: 8, self._halted: 6, self._silent: 2, self._two: 2}
         if self.vrtc == "hv":
-            kinds |= {self._read_first: 4, self._hv_noop: 1, self._no_date: 1, self._silent_move: 2}
+            kinds |= {
+                self._read_first: 4,
+                self._hv_noop: 1,
+                self._no_date: 1,
+                self._silent_move: 2,
+                self._format_change: 2,
+            }
         else:
             kinds[self._dm_noop] = 1
         kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
@@ -101,7 +108,10 @@ class RandomRun:
 
     def _target(self) -> dict[int, int]:
         """A time far from the guest's present one and from what neighbours use."""
-        return register_values(self.rng.randrange(0, 2_145_916_800 if self.vrtc == "hv" else 4_102_444_800))
+        time = self.rng.randrange(0, 2_145_916_800 if self.vrtc == "hv" else 4_102_444_800)
+        if self.rng.random() < 0.2:
+            time -= time % 43_200  # 12 o'clock is what 12 and 24 h formats quarrel about
+        return register_values(time, self._bits)
 
     def _writes(self, values: dict[int, int], begin_ns: int = 0) -> list[Step]:
         at_ns, steps = begin_ns, list[Step]()
@@ -116,7 +126,7 @@ class RandomRun:
 
     def _halted(self) -> list[Step]:
         steps = self._writes(self._target(), MS)
-        return [(0, 0x0B, 0x82), *steps, (steps[-1][0] + MS, 0x0B, 0x02)]
+        return [(0, 0x0B, 0x80 | self._bits), *steps, (steps[-1][0] + MS, 0x0B, self._bits)]
 
     def _silent(self) -> list[Step]:
         return [(0, 0x01, 0x22), (MS, 0x40, self.rng.randrange(256))]
@@ -134,7 +144,7 @@ class RandomRun:
     def _hv_noop(self) -> list[Step]:
         """The century written as it stands, often with bytes that no read has brought up to date."""
         century = self._rtc.registers[0x32]
-        return [(0, 0x0B, 0x82), (MS, 0x32, century), (2 * MS, 0x0B, 0x02)]
+        return [(0, 0x0B, 0x80 | self._bits), (MS, 0x32, century), (2 * MS, 0x0B, self._bits)]
 
     def _read_first(self) -> list[Step]:
         """A guest that looks before, within and after what it does."""
@@ -142,20 +152,28 @@ class RandomRun:
         return [each for register, step in steps for each in ((step[0], register, None), step)]
 
     def _no_date(self) -> list[Step]:
-        return self._writes(self._target() | {0x08: bcd(self.rng.randrange(13, 100))})
+        return self._writes(self._target() | {0x08: self.rng.randrange(0x13, 0x100)})
 
     def _silent_move(self) -> list[Step]:
         """Takes the clock where the bytes are: where they are old, the next update's chain has a gap."""
         return [(0, self.rng.choice((0x06, 0x0E, 0x31, 0x33, 0x37)), self.rng.randrange(256))]
 
+    def _format_change(self) -> list[Step]:
+        """What is written before a read joins old bytes, which mean another date in the new format."""
+        self._bits ^= self.rng.choice((0x02, 0x02, 0x04, 0x06))
+        steps = self._writes(self._target(), 2 * MS)
+        move = [(MS, 0x0F, 0x0A)] if self.rng.random() < 0.7 else []
+        return [(0, 0x0B, self._bits), *move, *steps[: self.rng.randrange(len(steps) + 1)]]
+
     # -- writing it down ---------------------------------------------------------------------------------
 
     def lines(self, events: list[Sent]) -> list[tuple[int, Callable[[RunWriter], None]]]:
         """What to write and when, in the order in which the files would grow."""
+        begin_ns = self._start_ns
         found: list[tuple[int, Callable[[RunWriter], None]]] = [
-            (T0, lambda run: run.start(T0, self.rtc_time, vrtc=self.vrtc, offset_s=self.offset_s)),
-            (T0 + 1, lambda run: run.journal("connected", t_ns=T0 + 1)),
-            (T0 + 2, lambda run: run.journal("ack", t_ns=T0 + 2, object={"ack": 0})),
+            (begin_ns, lambda run: run.start(begin_ns, self.rtc_time, vrtc=self.vrtc, offset_s=self.offset_s)),
+            (begin_ns + 1, lambda run: run.journal("connected", t_ns=begin_ns + 1)),
+            (begin_ns + 2, lambda run: run.journal("ack", t_ns=begin_ns + 2, object={"ack": 0})),
             (self.end_ns, lambda run: run.journal("end", t_ns=self.end_ns)),
         ]
         for name, (start_ns, steps) in self.steps.items():

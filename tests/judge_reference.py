@@ -1,4 +1,4 @@
-"""Small references for the judge's tests: the two vRTCs for plain BCD dates, and a service that settles.
+"""Small references for the judge's tests: the two vRTCs for dates as they are usual, and a service that settles.
 
 They share nothing with the judge's models: dates by Python's calendar, the clock as one moment and what it showed.
 """
@@ -20,19 +20,30 @@ def bcd(value: int) -> int:
     return value // 10 << 4 | value % 10
 
 
-def register_values(time: int) -> dict[int, int]:
-    """The seven register bytes of a time, BCD and 24 h."""
+def register_values(time: int, bits: int = 0x02) -> dict[int, int]:
+    """The seven register bytes of a time in the format of register B's bits: 0x04 binary, 0x02 24 h."""
     at = datetime.fromtimestamp(time, timezone.utc)
-    values = (at.second, at.minute, at.hour, at.day, at.month, at.year % 100, at.year // 100)
-    return {register: bcd(value) for register, value in zip(REGISTERS, values, strict=True)}
+    values = [at.second, at.minute, at.hour, at.day, at.month, at.year % 100, at.year // 100]
+    if not bits & 0x02:
+        values[2] = at.hour % 12 or 12
+    registers = {r: value if bits & 0x04 else bcd(value) for r, value in zip(REGISTERS, values, strict=True)}
+    if not bits & 0x02 and at.hour >= 12:
+        registers[0x04] |= 0x80
+    return registers
 
 
-def time_of(registers: dict[int, int], last_year: int = 9999) -> int:
+def time_of(registers: dict[int, int], last_year: int = 9999, bits: int = 0x02) -> int:
     """The time of seven register bytes; INVALID for what is no date."""
+    found = [registers[each] for each in REGISTERS]
+    afternoon = not bits & 0x02 and found[2] & 0x80
+    if afternoon:
+        found[2] &= 0x7F
     try:
-        second, minute, hour, day, month, year, century = (int(f"{registers[each]:x}") for each in REGISTERS)
+        second, minute, hour, day, month, year, century = (n if bits & 0x04 else int(f"{n:x}") for n in found)
+        if not bits & 0x02:
+            hour = {12: 0, **{n: n for n in range(1, 12)}}[hour] + (12 if afternoon else 0)
         at = datetime(century * 100 + year, month, day, hour, minute, second, tzinfo=timezone.utc)
-    except ValueError:
+    except (ValueError, KeyError):
         return INVALID
     return int(at.timestamp()) if 1970 <= at.year <= last_year else INVALID
 
@@ -84,6 +95,7 @@ class HvReference:
 
     def __post_init__(self) -> None:
         self.registers = register_values(self.time)
+        self.bits = 0x02
         self.runs = self.time > 0
         self.time += self.offset_s
         self.at_s = 0
@@ -93,16 +105,18 @@ class HvReference:
         return self.time + passed_s - self.at_s if self.runs else INVALID
 
     def write(self, stamp_ns: int, register: int, value: int) -> Raw | None:
+        if register == 0x0B:
+            self.bits = value
         if register in (0x01, 0x03, 0x05, 0x0A, 0x0B, 0x0C, 0x0D) or register > 0x37:
             return None
         now = self.now(stamp_ns)
-        self.registers[register] = value
-        self.time, self.at_s = time_of(self.registers, 2037), (stamp_ns - self.start_ns) // SECOND
+        self.registers[register] = value % 128 if register == 0 else value
+        self.time, self.at_s = time_of(self.registers, 2037, self.bits), (stamp_ns - self.start_ns) // SECOND
         return (now, self.time - now) if register in REGISTERS else None
 
     def read(self, stamp_ns: int, register: int) -> None:
         if register <= 0x32 and 0 < self.now(stamp_ns) < 2_145_916_800:
-            self.registers.update(register_values(self.now(stamp_ns)))
+            self.registers.update(register_values(self.now(stamp_ns), self.bits))
 
 
 @dataclass
