@@ -12,10 +12,14 @@ from .ring import SharedRing
 from .service import VmEventService
 from .settler import RtcChangeSettler
 from .tunnel import Tunnel
+from .watch import MonitorClient
+from .wire import Garbage
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Garbage",
+    "MonitorClient",
     "MonitorError",
     "RingError",
     "RtcChange",
