@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.devicemodel.rtc_port import RtcPort
 
 PREFIX = "19433@1795511679.603286:"
+PREFIX_OF_11_1 = "2026-11-24T14:29:36.925420Z "
 RUNNING = "runstate_set current_run_state 6 (prelaunch) new_state 9 (running)"
 RESET_INDEX = 0x0D
 
@@ -16,23 +17,35 @@ RESET_INDEX = 0x0D
 class Port:
     """A port with a vRTC that notes what it is told."""
 
-    def __init__(self, prefix: str = PREFIX) -> None:
+    def __init__(self, prefix: str = PREFIX, *, hypervisors: bool = False) -> None:
         self.seen: list[object] = []
         self._prefix = prefix
-        self._port = RtcPort(self, lambda full: self.seen.append("full reset" if full else "reset"))
+        told = lambda full: self.seen.append("full reset" if full else "reset")  # noqa: E731
+        self._port = RtcPort(self, told, index=0, index_at_reset=None) if hypervisors else RtcPort(self, told)
 
     def write(self, index: int, value: int) -> bool:
         self.seen.append((index, value))
         return True
+
+    def read(self, index: int) -> int:
+        self.seen.append(("read", index))
+        return 0
 
     def line(self, text: str) -> None:
         self._port.feed((self._prefix + text).encode())
 
     def out(self, address: int, value: int, *, size: int = 1, region: str = "") -> None:
         """A port write as QEMU traces it."""
+        self._access("write", address, value, size, region)
+
+    def inp(self, address: int, value: int = 0, *, size: int = 1, region: str = "") -> None:
+        """A port read as QEMU traces it."""
+        self._access("read", address, value, size, region)
+
+    def _access(self, way: str, address: int, value: int, size: int, region: str) -> None:
         name = region or {0x70: "rtc-index", 0x71: "rtc", 0xCF9: "piix3-reset-control"}[address]
         self.line(
-            f"memory_region_ops_write cpu 0 mr 0x55d0 addr {address:#x} value {value:#x} size {size} name '{name}'"
+            f"memory_region_ops_{way} cpu 0 mr 0x55d0 addr {address:#x} value {value:#x} size {size} name '{name}'"
         )
 
     def reset(self, tree: str) -> None:
@@ -48,7 +61,7 @@ class Port:
 # -- index and data ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", [PREFIX, ""])
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX_OF_11_1, ""])
 def test_a_data_write_goes_to_the_register_of_the_index_write_before_it(prefix: str) -> None:
     port = Port(prefix)
     port.out(0x70, 0x09)
@@ -107,14 +120,15 @@ def test_other_regions_are_not_the_rtc_even_at_its_addresses(region: str) -> Non
     "line",
     [
         "",
-        "memory_region_ops_read cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rtc'",
+        "memory_region_ops_read cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rt",
+        "memory_region_ops_rewrite cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rtc'",
         "memory_region_ops_write cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rt",
         "memory_region_ops_write cpu 0 mr",
         "resettable_reset obj=",
         "runstate_set",
     ],
 )
-def test_reads_and_torn_lines_say_nothing(line: str) -> None:
+def test_torn_lines_say_nothing(line: str) -> None:
     port = Port()
     port.line(line)
     assert port.seen == []
@@ -127,6 +141,25 @@ def test_every_pair_arrives_in_its_order(pairs: list[tuple[int, int]]) -> None:
         port.out(0x70, index)
         port.out(0x71, value)
     assert port.seen == [(index & 0x7F, value) for index, value in pairs]
+
+
+def test_a_read_is_of_the_register_of_the_index_write_before_it() -> None:
+    port = Port()
+    port.out(0x70, 0x8A)
+    port.inp(0x71, 0x26)
+    port.inp(0x71, 0xA6)
+    assert port.seen == [("read", 0x0A), ("read", 0x0A)]
+
+
+def test_reading_the_index_port_or_another_region_moves_nothing() -> None:
+    port = Port()
+    port.out(0x70, 0x04)
+    port.inp(0x70, 0xFF)
+    port.inp(0x71, 0x0909, size=2)
+    port.inp(0x71, 0x09, region="serial")
+    port.inp(0xCF9, 0x0E)
+    port.out(0x71, 0x11)
+    assert port.seen == [(0x04, 0x11)]
 
 
 # -- resets --------------------------------------------------------------------------------------------------
@@ -186,6 +219,41 @@ def test_after_a_reset_the_index_is_a_resets_again() -> None:
     port.reset("0xc0")
     port.out(0x71, 0x02)
     assert port.seen == [(0x09, 0x01), "reset", (RESET_INDEX, 0x02)]
+
+
+@pytest.mark.parametrize(
+    ("start", "each"),
+    [
+        (("cpu", "cpu", "system", "apic"), ("cpu", "system", "apic")),
+        (("cpu", "container", "cpu", "apic"), ("container", "cpu", "apic")),
+        (("cpu", "container", "cpu"), ("container", "cpu")),
+        (("cpu", "ap", "container", "cpu", "ap", "apic", "apic1"), ("ap", "container", "cpu", "ap", "apic", "apic1")),
+    ],
+    ids=["QEMU 7.2", "QEMU 10.0 and 11.1", "no APIC, QEMU 10.0", "two processors, QEMU 10.0"],
+)
+def test_each_reset_of_a_machine_is_told_once_in_every_order_that_was_measured(
+    start: tuple[str, ...], each: tuple[str, ...]
+) -> None:
+    # given a machine whose objects are reset in this order before it runs
+    objects = {name: f"{number:#x}" for number, name in enumerate(dict.fromkeys(start), 0xB0)}
+    port = Port()
+    for name in start:
+        port.reset(objects[name])
+    port.line(RUNNING)
+    # when it is reset twice, and a second processor is started in between
+    for name in (*each, *(("ap",) if "ap" in start else ()), *each):
+        port.reset(objects[name])
+    assert port.seen == ["reset", "reset"]
+
+
+def test_in_the_hypervisor_the_index_begins_with_0_and_outlives_a_reset() -> None:
+    port = Port(hypervisors=True)
+    port.inp(0x71)
+    port.boot()
+    port.out(0x70, 0x09)
+    port.reset("0xc0")
+    port.out(0x71, 0x01)
+    assert port.seen == [("read", 0x00), "reset", (0x09, 0x01)]
 
 
 # -- port 0xCF9 ----------------------------------------------------------------------------------------------

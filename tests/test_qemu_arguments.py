@@ -36,6 +36,7 @@ def test_trace_lines_have_stamps_and_tell_of_writes_resets_and_the_first_run() -
     assert ("-msg", "timestamp=on,guest-name=off") in found
     traced = {value for option, value in found if option == "-trace"}
     assert traced == {"memory_region_ops_write", "resettable_reset", "runstate_set"}
+    assert ("-trace", "memory_region_ops_read") in options(Machine(trace_reads=True)), "reads where they are asked for"
     assert "-d" not in qemu_command(Machine(), CHANNELS), "QEMU glues lines together when its log is on as well"
 
 

@@ -10,48 +10,73 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.qemu.trace import Chunk, PortWrite, TraceDrain, port_write, wall_stamp_ns
+from harness.qemu.trace import Chunk, PortAccess, TraceDrain, of_interest, port_access, wall_stamp_ns
 
 PATIENCE = 60.0
 PREFIX = b"19433@1795511679.603286:"
+PREFIX_OF_11_1 = b"2026-11-24T14:29:36.925420Z "
+READ = b"memory_region_ops_read cpu 0 mr 0x55d6c0a2 addr 0x71 value 0x26 size 1 name 'rtc'"
 WRITE = b"memory_region_ops_write cpu 0 mr 0x55d6c0a2 addr 0x71 value 0x2 size 1 name 'rtc'"
 
 
-@pytest.mark.parametrize("prefix", [PREFIX, b""])
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX_OF_11_1, b""])
 def test_a_write_is_read_from_a_line_with_or_without_qemus_prefix(prefix: bytes) -> None:
-    assert port_write(prefix + WRITE) == PortWrite("rtc", 0x71, 0x2, 1)
+    assert port_access(prefix + WRITE) == PortAccess("rtc", 0x71, 0x2, 1)
 
 
 def test_a_write_without_a_guest_is_one_too() -> None:
-    assert port_write(WRITE.replace(b"cpu 0", b"cpu -1")) == PortWrite("rtc", 0x71, 0x2, 1)
+    assert port_access(WRITE.replace(b"cpu 0", b"cpu -1")) == PortAccess("rtc", 0x71, 0x2, 1)
 
 
 def test_size_address_and_a_region_with_blanks_are_read_as_they_stand() -> None:
     line = b"memory_region_ops_write cpu 3 mr 0x7f addr 0xcf9 value 0xfffffffe size 4 name 'piix3 reset'"
-    assert port_write(line) == PortWrite("piix3 reset", 0xCF9, 0xFFFFFFFE, 4)
+    assert port_access(line) == PortAccess("piix3 reset", 0xCF9, 0xFFFFFFFE, 4)
 
 
 @pytest.mark.parametrize(
     "line",
     [
         b"",
-        b"memory_region_ops_read cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rtc'",
+        b"memory_region_ops_rewrite cpu 0 mr 0x55 addr 0x71 value 0x2 size 1 name 'rtc'",
         WRITE[:-1],
         WRITE.replace(b"value 0x2", b"value"),
         b"runstate_set current_run_state 6 (prelaunch) new_state 9 (running)",
         b"\xff\xfe\x00",
     ],
 )
-def test_any_other_line_is_no_write(line: bytes) -> None:
-    assert port_write(PREFIX + line) is None
+def test_any_other_line_is_no_access(line: bytes) -> None:
+    assert port_access(PREFIX + line) is None
+
+
+def test_a_read_is_told_from_a_write() -> None:
+    assert port_access(PREFIX + READ) == PortAccess("rtc", 0x71, 0x26, 1, is_read=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(READ, READ.replace(b"rtc", b"rtc-index"), WRITE, WRITE.replace(b"rtc", b"serial"), b""),
+        *(b"resettable_reset obj=0x55 cold=0", b"memory_region_ops_write cut o"),
+    ],
+)
+def test_writes_anywhere_and_reads_of_the_rtc_are_of_interest(line: bytes) -> None:
+    assert of_interest(PREFIX + line)
+
+
+@pytest.mark.parametrize("region", [b"serial", b"pci-conf-data", b"fwcfg.dma", b"not-rtc", b"rtc-index2", b""])
+def test_reads_of_other_regions_are_not(region: bytes) -> None:
+    assert not of_interest(PREFIX + READ.replace(b"rtc", region))
 
 
 def test_the_stamp_is_the_wall_clock_to_the_microsecond() -> None:
+    assert wall_stamp_ns(PREFIX_OF_11_1 + WRITE) == 1_795_530_576_925_420_000
+    assert wall_stamp_ns(b"1970-01-01T00:00:01.000001Z x") == 1_000_001_000
     assert wall_stamp_ns(PREFIX + WRITE) == 1_795_511_679_603_286_000
     assert wall_stamp_ns(b"1@0.000001:x") == 1_000
 
 
-@pytest.mark.parametrize("line", [b"", WRITE, b"19433@1795511679:x", b"x" + PREFIX + WRITE])
+@pytest.mark.parametrize("line", [b"", WRITE, b"19433@1795511679:x", b"x" + PREFIX + WRITE,
+                                  b"2026-13-24T14:29:36.925420Z x", b"2026-11-24T14:29:36.925420 x"])
 def test_a_line_without_a_stamp_has_none(line: bytes) -> None:
     assert wall_stamp_ns(line) is None
 

@@ -8,9 +8,10 @@ import logging
 import sys
 from pathlib import Path
 
-from harness.devicemodel.exit_record import ExitRecord
+from harness.devicemodel.exit_record import HYPERVISOR_LOST, ExitRecord
 from harness.devicemodel.model import DeviceModel, Settings
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.hypervisor.client import HypervisorLost
 from harness.qemu.accelerator import choose_accelerator
 from harness.qemu.arguments import Machine
 from harness.vm_event import MonitorError
@@ -35,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disk", type=Path, help="disk image; never written to")
     parser.add_argument("--rtc", metavar="TIME", type=_time, default=None, help="the RTC at the start (ISO 8601, "
                         "UTC; default: now), what ACRN's device model takes from the Service VM")
+    parser.add_argument("--vrtc", choices=("dm", "hv"), default="dm", help="whose virtual RTC the guest has: the "
+                        "device model's (default), or the hypervisor's, as real-time VMs have it")
+    parser.add_argument("--hypervisor", metavar="SOCKET", type=Path, help="the hypervisor process, for --vrtc hv")
     parser.add_argument("--window", metavar="SECONDS", type=float, default=1.0, help="settle window")
     parser.add_argument("--trace-log", metavar="FILE", type=Path, help="raw trace of the guest's port writes")
     parser.add_argument("--exit-record", metavar="FILE", type=Path, help="where to say why the guest ended")
@@ -55,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one guest to its end; the exit status is that of harness/errors.py, 0 for an asked-for end."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING, stream=sys.stderr)
+    hypervisor = options.hypervisor if options.vrtc == "hv" else None
     rtc_time = options.rtc if options.rtc is not None else int(datetime.datetime.now().timestamp())
     settings = Settings(
         name=options.name,
@@ -70,20 +75,26 @@ def main(arguments: list[str] | None = None) -> int:
             disk=options.disk,
             rtc_time=rtc_time,
             reboot=not options.no_reboot,
+            trace_reads=hypervisor is not None,
         ),
         monitor=options.cmd_monitor,
         rtc_time=rtc_time,
+        hypervisor=hypervisor,
         window=options.window,
         trace_log=options.trace_log,
         exit_record=options.exit_record,
         stdin=None if options.no_console else 0,
     )
     try:
+        if options.vrtc == "hv" and hypervisor is None:
+            raise ConfigurationError("--vrtc hv needs a hypervisor", hint="name its socket by --hypervisor")
         record = DeviceModel(settings).run()
     except ConfigurationError as error:
         record = ExitRecord("configuration", "not-started", f"{error.problem}. {error.hint}")
     except MonitorError as error:
         record = ExitRecord("configuration", "not-started", f"the event service cannot be had: {error}")
+    except HypervisorLost as error:
+        record = ExitRecord("infrastructure", HYPERVISOR_LOST, error.problem)
     except (InfrastructureError, OSError) as error:
         record = ExitRecord("infrastructure", "not-started", str(error))
     record.write(settings.exit_record)

@@ -12,6 +12,7 @@ from typing import Literal
 from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE
 
 FaultClass = Literal["infrastructure", "configuration"]
+HYPERVISOR_LOST = "hypervisor-lost"
 STDERR_MARK = "exit record: "
 
 
@@ -22,7 +23,8 @@ class ExitRecord:
     fault: whose fault it was; None for an end that somebody asked for (destroy, guest power-off, SIGTERM,
     console closed). reason: a short name (`destroyed`, `terminated`, `console-closed`, `guest-shutdown`,
     `guest-reset`, `guest-panic`, `qemu-died`, `qemu-refused`, `trace-lost`, `trace-blocked`, `trace-log`,
-    `vrtc`). problem: a sentence for people. last_trace_ns: monotonic stamp of the last traced line.
+    `vrtc`, `hypervisor-lost`, `not-started`). problem: a sentence for people. last_trace_ns: monotonic stamp of
+    the last traced line.
     """
 
     fault: FaultClass | None

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.deadline import Deadline
-from harness.devicemodel.exit_record import ExitRecord, FaultClass
+from harness.devicemodel.exit_record import HYPERVISOR_LOST, ExitRecord, FaultClass
+from harness.devicemodel.guest_rtc import DmGuestRtc, GuestRtc, HvGuestRtc
 from harness.devicemodel.relay import ConsoleRelay
-from harness.devicemodel.rtc_port import RtcPort
 from harness.devicemodel.trace_worker import BLOCKED_AFTER, TraceLog, TraceWorker
 from harness.errors import InfrastructureError
+from harness.hypervisor.client import HypervisorLost, HypervisorVm
+from harness.hypervisor.wire import NewVm
 from harness.qemu.arguments import Machine
 from harness.qemu.process import Qemu
-from harness.vm_event import RtcChange, VmEventService
-from harness.vrtc import DmVrtc
+from harness.vm_event import VmEventService
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,16 @@ _BENCH_TROUBLE = ("kvm", "allocate memory", "No space left", "Permission denied"
 
 @dataclass(frozen=True)
 class Settings:
-    """One guest and its event service; paths None: not wanted. window: seconds of silence."""
+    """One guest and its event service; paths None: not wanted. window: seconds of silence.
+
+    hypervisor: the socket of the hypervisor process that has the guest's vRTC; None: the device model has it.
+    """
 
     name: str
     machine: Machine
     monitor: Path
     rtc_time: int
+    hypervisor: Path | None = None
     window: float = 1.0
     trace_log: Path | None = None
     exit_record: Path | None = None
@@ -56,11 +61,7 @@ class DeviceModel:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._shutdown: Mapping[str, Any] | None = None
         self._service = VmEventService(settings.name, window=settings.window)
-        self._stamp_ns = time.monotonic_ns()
-        self._started_ns = self._stamp_ns
-        # Whole microseconds, QEMU's grain: as a float they never round up into the next second.
-        self._vrtc = DmVrtc(self._send, settings.rtc_time, lambda: self._stamp_ns // 1000 / 1_000_000)
-        self._port = RtcPort(self._vrtc, self._machine_reset)
+        self._hypervisor: HypervisorVm | None = None
         self._log: TraceLog
         self._qemu: Qemu
 
@@ -79,21 +80,12 @@ class DeviceModel:
             except OSError as error:
                 raise InfrastructureError(f"the raw trace log cannot be opened: {error}") from error
             stack.callback(self._log.close)
-            self._log.record(
-                "start",
-                self._started_ns,
-                format=1,
-                vm=settings.name,
-                vrtc="dm",
-                rtc_time=settings.rtc_time,
-                window_ns=round(settings.window * 1e9),
-            )
-            self._service.set_rtc(settings.rtc_time, stamp_ns=self._started_ns)
+            rtc = self._create_rtc(stack)
             self._service.on_command("destroy", self._destroy)
             self._service.start(settings.monitor)
             stack.callback(self._service.stop)
             self._qemu = Qemu(settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
-            worker = TraceWorker(self._qemu.trace, self._log, self._feed, self._trace_failed)
+            worker = TraceWorker(self._qemu.trace, self._log, rtc.feed, rtc.end_of_chunk, self._trace_failed)
             worker.start()
             try:
                 record = self._attend(worker)
@@ -105,12 +97,22 @@ class DeviceModel:
                     self._log.record("end", time.monotonic_ns(), reason=record.reason)
         return record
 
+    def _create_rtc(self, stack: contextlib.ExitStack) -> GuestRtc:
+        settings, now_ns = self._settings, time.monotonic_ns()
+        if settings.hypervisor is None:
+            return DmGuestRtc(self._service, self._log, settings.rtc_time, now_ns)
+        self._hypervisor = HypervisorVm(settings.hypervisor, NewVm(settings.name, settings.rtc_time, now_ns))
+        stack.callback(self._hypervisor.close)
+        return HvGuestRtc(self._service, self._log, self._hypervisor, self._hypervisor_lost)
+
     # -- the main loop -----------------------------------------------------------------------------------
 
     def _attend(self, worker: TraceWorker) -> ExitRecord:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
             selector.register(self._qemu.pidfd, selectors.EVENT_READ, lambda: None)
+            if (vm := self._hypervisor) is not None:
+                selector.register(vm, selectors.EVENT_READ, lambda: self._hypervisor_lost(vm.why_it_went()))
             relay = None
             if self._settings.stdin is not None:
                 relay = ConsoleRelay(selector, self._qemu.console, self._settings.stdin, self._settings.stdout)
@@ -197,22 +199,8 @@ class DeviceModel:
 
     # -- called from other threads -----------------------------------------------------------------------
 
-    def _send(self, change: RtcChange) -> None:
-        self._service.send(change, stamp_ns=self._stamp_ns)
-
-    def _feed(self, stamp_ns: int, line: bytes) -> None:
-        self._stamp_ns = stamp_ns
-        self._port.feed(line)
-
-    def _machine_reset(self, full: bool) -> None:
-        """The guest was reset: the vRTC begins anew at the host's time, which went on meanwhile."""
-        stamp = self._stamp_ns
-        now = self._settings.rtc_time + stamp // 10**9 - self._started_ns // 10**9
-        self._vrtc.reset(now)
-        if full:
-            self._log.record("service-restart", stamp)
-            self._service.restart(stamp_ns=stamp)
-        self._service.set_rtc(now, stamp_ns=stamp)
+    def _hypervisor_lost(self, lost: HypervisorLost) -> None:
+        self._post("infrastructure", HYPERVISOR_LOST, lost.problem)
 
     def _destroy(self, argument: str | None) -> bool:
         self._post(None, "destroyed", "a client of the monitor socket asked for it")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from harness.qemu.trace import PortWrite, port_write
+from harness.qemu.trace import PortAccess, port_access
 
 _RESET = re.compile(rb"resettable_reset obj=(0x[0-9a-f]+)")
 _RUNNING = b"(running)"
@@ -14,13 +14,18 @@ _RUNNING = b"(running)"
 RESET_CONTROL = 0xCF9
 _RESET_CPU = 0x04
 _FULL_RESET = 0x08
+RESET_INDEX = 0x0D
+"""What a reset leaves in the index register of the device model's vRTC."""
 
 
 class Vrtc(Protocol):
-    """What the port writes to."""
+    """What the port's accesses go to."""
 
-    def write(self, index: int, value: int) -> bool:
+    def write(self, index: int, value: int) -> object:
         """Write one register."""
+
+    def read(self, index: int) -> object:
+        """Read one register; what it gives is nobody's business here."""
 
 
 class RtcPort:
@@ -28,42 +33,58 @@ class RtcPort:
 
     on_reset: called for each reset of the machine, with True where the guest asked for a full one (bit 3 of
     port 0xCF9, as ACRN tells the two apart).
+    index: what the index register holds at the start. index_at_reset: what a reset of the machine puts there;
+    None: it stays, as in ACRN's hypervisor.
 
-    QEMU traces the reset of every device tree it resets by itself; the machine's own is the one that was
-    last before the machine first ran.
+    QEMU traces the reset of every device tree it resets by itself, and of every processor; the machine's own is
+    the one that was last before the machine first ran (docs/run-directory.md says what this was measured on).
     """
 
-    def __init__(self, vrtc: Vrtc, on_reset: Callable[[bool], object]) -> None:
+    def __init__(
+        self,
+        vrtc: Vrtc,
+        on_reset: Callable[[bool], object],
+        *,
+        index: int = RESET_INDEX,
+        index_at_reset: int | None = RESET_INDEX,
+    ) -> None:
         self._vrtc = vrtc
         self._on_reset = on_reset
-        self._index = 0x0D
+        self._index = index
+        self._index_at_reset = index_at_reset
         self._machine: bytes | None = None
         self._ran = False
         self._full = False
 
     def feed(self, line: bytes) -> None:
         """Take one trace line, without QEMU's prefix or with it."""
-        if b"memory_region_ops_write" in line:
-            write = port_write(line)
-            if write is not None:
-                self._written(write)
+        if b"memory_region_ops_" in line:
+            access = port_access(line)
+            if access is not None:
+                self._accessed(access)
         elif reset := _RESET.search(line):
             self._reset(reset[1])
         elif b"runstate_set" in line and line.rstrip().endswith(_RUNNING):
             self._ran = True
 
-    def _written(self, write: PortWrite) -> None:
-        if write.region == "rtc-index" and write.size == 1:
-            self._index = write.value & 0x7F
-        elif write.region == "rtc" and write.size == 1:
-            self._vrtc.write(self._index, write.value & 0xFF)
-        elif write.address == RESET_CONTROL and write.value & _RESET_CPU:
-            self._full = bool(write.value & _FULL_RESET)
+    def _accessed(self, access: PortAccess) -> None:
+        if access.region == "rtc" and access.size == 1:
+            if access.is_read:
+                self._vrtc.read(self._index)
+            else:
+                self._vrtc.write(self._index, access.value & 0xFF)
+        elif access.is_read:
+            return
+        elif access.region == "rtc-index" and access.size == 1:
+            self._index = access.value & 0x7F
+        elif access.address == RESET_CONTROL and access.value & _RESET_CPU:
+            self._full = bool(access.value & _FULL_RESET)
 
     def _reset(self, tree: bytes) -> None:
         if not self._ran:
             self._machine = tree
         elif tree == self._machine:
             full, self._full = self._full, False
-            self._index = 0x0D
+            if self._index_at_reset is not None:
+                self._index = self._index_at_reset
             self._on_reset(full)

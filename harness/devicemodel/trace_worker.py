@@ -1,4 +1,7 @@
-"""Turns what the trace drain queued into the raw trace log, untouched, and into vRTC accesses."""
+"""Turns what the trace drain queued into the raw trace log, untouched, and into vRTC accesses.
+
+Reads of other ports than the RTC's are left out of both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.qemu.clock import StampMapper
-from harness.qemu.trace import Chunk, TraceDrain, wall_stamp_ns
+from harness.qemu.trace import Chunk, TraceDrain, of_interest, wall_stamp_ns
 
 BLOCKED_AFTER = 5.0
 """Seconds after which a chunk still being worked on means that the log's disk, or the vRTC, hangs."""
@@ -44,7 +47,8 @@ class TraceLog:
 class TraceWorker:
     """A thread between the drain's queue and whoever wants stamped lines.
 
-    feed: called with (stamp_ns, line) for each line in order, after the line is in the log.
+    feed: called with (stamp_ns, line) for each line in order, after the line is in the log. end_of_chunk: called
+    when what came at once has been fed.
     on_failure: told (reason, problem) when the log cannot be written or `feed` raises; lines go on being
     taken from the queue, so that QEMU's memory is not what fills up next.
     """
@@ -54,11 +58,13 @@ class TraceWorker:
         drain: TraceDrain,
         log: TraceLog,
         feed: Callable[[int, bytes], object],
+        end_of_chunk: Callable[[], object],
         on_failure: Callable[[str, str], object],
     ) -> None:
         self._drain = drain
         self._log = log
         self._feed = feed
+        self._end_of_chunk = end_of_chunk
         self._on_failure = on_failure
         self._mapper = StampMapper(self._stepped)
         self._failed = False
@@ -96,7 +102,7 @@ class TraceWorker:
     def _work(self, chunk: Chunk) -> None:
         arrival = chunk.arrival.monotonic_ns
         stamped = []
-        for line in chunk.data.split(b"\n")[:-1]:
+        for line in filter(of_interest, chunk.data.split(b"\n")[:-1]):
             wall = wall_stamp_ns(line)
             stamp = arrival if wall is None else self._mapper.map(wall, chunk.arrival)
             stamped.append((stamp, line))
@@ -104,6 +110,7 @@ class TraceWorker:
         for stamp, line in stamped:
             self.last_stamp_ns = stamp
             self._feed(stamp, line)
+        self._end_of_chunk()
 
     def _stepped(self, by_ns: int) -> None:
         self._log.record("clock-step", time.monotonic_ns(), by_ns=by_ns)

@@ -14,8 +14,8 @@ from harness.qemu.accelerator import Accelerator
 class Machine:
     """What the guest's machine is made of.
 
-    memory: MiB; rtc_time: what QEMU's own RTC shows at the start, seconds since 1970 UTC; extra: further
-    arguments of the user's, put last.
+    memory: MiB; rtc_time: what QEMU's own RTC shows at the start, seconds since 1970 UTC; trace_reads: the
+    guest's reads of ports are traced as well as its writes; extra: further arguments of the user's, put last.
     """
 
     binary: str = "qemu-system-x86_64"
@@ -29,6 +29,7 @@ class Machine:
     disk: Path | None = None
     rtc_time: int = 0
     reboot: bool = True
+    trace_reads: bool = False
     extra: Sequence[str] = field(default=())
 
 
@@ -54,6 +55,8 @@ def qemu_command(machine: Machine, channels: Channels) -> list[str]:
         *("-trace", "memory_region_ops_write", "-trace", "resettable_reset", "-trace", "runstate_set"),
         *("-D", f"/dev/fd/{channels.trace}"),
     ]
+    if machine.trace_reads:
+        command += ["-trace", "memory_region_ops_read"]
     if machine.cpu is not None:
         command += ["-cpu", machine.cpu]
     if not machine.reboot:
