@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["fixtures.session", "fixtures.outermost", "fixtures.plans", "fixtures.ladder", "fixtures.updates"]
+pytest_plugins = [
+    "fixtures.session",
+    "fixtures.interrupt",
+    "fixtures.outermost",
+    "fixtures.plans",
+    "fixtures.ladder",
+    "fixtures.updates",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,7 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rtc", "RTC-change events")
     group.addoption("--bench", metavar="FILE", help="bench file (default: QEMU only)")
     group.addoption("--rtc-seed", metavar="N", type=int, help="seed of every random choice (default: random)")
-    group.addoption("--rtc-updates", metavar="N", type=int, default=10, help="random updates per mode (%(default)s)")
+    group.addoption(
+        "--rtc-updates",
+        metavar="N",
+        type=int,
+        default=10,
+        help="random updates per mode, for each vRTC (%(default)s); -k hv or -k dm: of one vRTC only",
+    )
     group.addoption("--rtc-guests", metavar="N", type=int, help="guests at once (default: the bench's)")
     group.addoption("--rtc-plan", metavar="FILE", help="replay a saved plan instead")
     group.addoption("--service-socket", metavar="PATH", help="where a device model's service listens; {vm}: the guest")

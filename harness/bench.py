@@ -33,6 +33,9 @@ from harness.yamlfile import load_yaml_model
 VERSION = 1
 DEFAULT_BENCH = Path(__file__).resolve().parent.parent / "fixtures" / "benches" / "qemu.yaml"
 
+HV_LAST_YEAR = 2037
+"""The hypervisor's vRTC counts in 32 bits."""
+
 TCG_SIGNATURE = "TCGTCGTCGTCG"
 KVM_SIGNATURE = "KVMKVMKVM"
 
@@ -171,7 +174,10 @@ class GuestSpec(_Part):
         float,
         Field(ge=1, le=3600, description="a number of seconds from 1 to 3600 in which the guest must answer"),
     ] = 120.0
-    vrtc: Annotated[Literal["dm"], Field(description="dm (the device model's virtual RTC)")] = "dm"
+    vrtc: Annotated[
+        Literal["dm", "hv"],
+        Field(description="dm (the device model's virtual RTC) or hv (the hypervisor's: real-time VMs have it)"),
+    ] = "dm"
 
     @model_validator(mode="after")
     def _fits(self) -> GuestSpec:
@@ -199,7 +205,7 @@ class Bench(_Part):
     rtc: Annotated[RtcSpec, Field(description="a mapping with base")] = RtcSpec()
     parallel: Annotated[
         int,
-        Field(ge=1, le=256, description="a whole number from 1 to 256: guests of a kind at once"),
+        Field(ge=1, le=256, description="a whole number from 1 to 256: guests at once"),
     ] = 2
     guests: Annotated[
         tuple[GuestSpec, ...],
@@ -216,6 +222,26 @@ class Bench(_Part):
         if twice:
             raise ValueError(f"the name {', '.join(twice)} is given to more than one guest")
         return guests
+
+    @field_validator("guests")
+    @classmethod
+    def _clocks_run(cls, guests: tuple[GuestSpec, ...], info: ValidationInfo) -> tuple[GuestSpec, ...]:
+        """The hypervisor's clock stands still for ever where it begins outside the years that it knows (ACRN.md)."""
+        rtc = info.data.get("rtc")
+        on_hv = [guest.name for guest in guests if guest.vrtc == "hv"]
+        if on_hv and isinstance(rtc, RtcSpec) and not (rtc.seconds > 0 and rtc.base.year <= HV_LAST_YEAR):
+            raise ValueError(
+                f"{', '.join(on_hv)}: with vrtc hv, rtc.base should lie after 1970-01-01T00:00:00Z and not after"
+                f" {HV_LAST_YEAR}; it is {rtc.base:%Y-%m-%dT%H:%M:%SZ}"
+            )
+        return guests
+
+    def kind_for(self, machine: str | None, vrtc: str | None) -> GuestSpec | None:
+        """The first kind of guest with this machine and this vRTC (None: any); None where there is none."""
+        for guest in self.guests:
+            if machine in {None, guest.machine} and vrtc in {None, guest.vrtc}:
+                return guest
+        return None
 
     @property
     def file(self) -> Path | None:
@@ -242,7 +268,7 @@ def _check(files: Sequence[Path]) -> int:
             print(error, file=sys.stderr)
             status = EXIT_CONFIGURATION
         else:
-            guests = ", ".join(f"{guest.name} ({guest.machine})" for guest in bench.guests)
+            guests = ", ".join(f"{guest.name} ({guest.machine}, {guest.vrtc})" for guest in bench.guests)
             print(f"{path}: good: bench {bench.name} on a {bench.host.kind} host; guests {guests}")
     return status
 

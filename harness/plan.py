@@ -6,7 +6,7 @@ import calendar
 import datetime
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
 import yaml
@@ -28,6 +28,13 @@ _WINDOW_BAND = (0.88, 1.12)
 
 _APART = 60
 """Seconds between any two values of a plan set: events of neighbouring updates are told apart by payload."""
+
+Vrtc = Literal["dm", "hv"]
+VRTCS: tuple[Vrtc, Vrtc] = ("dm", "hv")
+"""The device model's virtual RTC, and the hypervisor's."""
+
+HV_LAST_YEAR = 2037
+"""The hypervisor's vRTC has a 32-bit clock: 1970 to 2037 are its years, every other date is an invalid one."""
 
 Mode = Literal["running", "halted"]
 Register = Literal["sec", "min", "hour", "day", "month", "year", "century"]
@@ -99,6 +106,17 @@ class WriteRegister(_Frozen):
         yield self.index, self.value
 
 
+class ReadRegister(_Frozen):
+    """Read one CMOS register. On the hypervisor's vRTC this is what brings the registers up to date (ACRN.md)."""
+
+    do: Literal["read"] = "read"
+    index: Annotated[int, Field(ge=0, le=0x37)]
+
+    def accesses(self) -> Iterator[Access]:
+        """One read."""
+        yield self.index, None
+
+
 class Hwclock(_Frozen):
     """Set the guest's system time, then have its operating system write the RTC: `hwclock --systohc`."""
 
@@ -106,21 +124,22 @@ class Hwclock(_Frozen):
     value: datetime.datetime
 
 
-Access = tuple[int, int] | float
-"""A write of (index, value), or a pause in seconds."""
+Access = tuple[int, int | None] | float
+"""A write of (index, value), a read of (index, None), or a pause in seconds."""
 
-Action = Annotated[SetClock | Pause | WriteRegister | Hwclock, Field(discriminator="do")]
+Action = Annotated[SetClock | Pause | WriteRegister | ReadRegister | Hwclock, Field(discriminator="do")]
 
 
 class Plan(_Frozen):
     """One test item's work on one guest: usually one update, sometimes several or none.
 
-    machine: the QEMU machine that the guest must have; None: any guest will do.
+    machine, vrtc: the QEMU machine and the virtual RTC that the guest must have; None: any will do.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.~-]*$")]
     actions: tuple[Action, ...] = Field(min_length=1)
     machine: Literal["pc", "q35"] | None = None
+    vrtc: Vrtc | None = None
 
     @property
     def mode(self) -> str:
@@ -138,7 +157,7 @@ class Plan(_Frozen):
     @property
     def order(self) -> list[int]:
         """The indices of all register writes, register B left out."""
-        writes = (a[0] for a in self.accesses() if not isinstance(a, float))
+        writes = (a[0] for a in self.accesses() if not isinstance(a, float) and a[1] is not None)
         return [index for index in writes if index != REGISTER_B]
 
     @property
@@ -147,7 +166,7 @@ class Plan(_Frozen):
         return sum(a for a in self.accesses() if isinstance(a, float))
 
     def accesses(self) -> Iterator[Access]:
-        """All register writes and pauses, in their order."""
+        """All register accesses and pauses, in their order."""
         for action in self.actions:
             if not isinstance(action, Hwclock):
                 yield from action.accesses()
@@ -206,16 +225,20 @@ def _registers(value: datetime.datetime) -> dict[str, int]:
 
 
 class ValueSource:
-    """Dates that make trouble, each more than a minute from every other one it has given."""
+    """Dates that make trouble, each more than a minute from every other one it has given.
 
-    def __init__(self) -> None:
+    vrtc: which virtual RTC they are for. The device model's knows all years; for the hypervisor's one value in
+    ten lies beyond the years that it knows.
+    """
+
+    def __init__(self, vrtc: Vrtc = "dm") -> None:
+        self._kinds = _KINDS[vrtc]
         self._given: dict[int, int] = {}
 
     def next(self, choice: random.Random) -> datetime.datetime:
-        """A date: one of the kinds below, at a random or a bordering time of day."""
-        kinds = (_mid_month, _month_end, _leap_day, _century_turn, _epoch, _far_future)
+        """A date: one of the kinds for this vRTC, at a random or a bordering time of day."""
         while True:
-            day = choice.choice(kinds)(choice)
+            day = choice.choice(self._kinds)(choice)
             clock = choice.choice((_border_time, _any_time, _any_time))(choice)
             value = datetime.datetime.combine(day, clock)
             seconds = calendar.timegm(value.timetuple())
@@ -226,31 +249,72 @@ class ValueSource:
                 return value
 
 
-def _mid_month(choice: random.Random) -> datetime.date:
-    return datetime.date(choice.randint(1971, 2069), choice.randint(1, 12), choice.randint(2, 27))
+_Day = Callable[[random.Random], datetime.date]
 
 
-def _month_end(choice: random.Random) -> datetime.date:
-    year, month = choice.randint(1971, 2099), choice.randint(1, 12)
-    return datetime.date(year, month, choice.choice((1, calendar.monthrange(year, month)[1])))
+def _mid_month(first_year: int, last_year: int) -> _Day:
+    def day(choice: random.Random) -> datetime.date:
+        return datetime.date(choice.randint(first_year, last_year), choice.randint(1, 12), choice.randint(2, 27))
+
+    return day
 
 
-def _leap_day(choice: random.Random) -> datetime.date:
-    year = choice.choice((1972, 1996, 2000, 2004, 2024, 2096, 2100, 2400))
-    return datetime.date(year, 2, 29 if calendar.isleap(year) else 28)
+def _month_end(first_year: int, last_year: int) -> _Day:
+    def day(choice: random.Random) -> datetime.date:
+        year, month = choice.randint(first_year, last_year), choice.randint(1, 12)
+        return datetime.date(year, month, choice.choice((1, calendar.monthrange(year, month)[1])))
+
+    return day
 
 
-def _century_turn(choice: random.Random) -> datetime.date:
-    year = choice.choice((1999, 2099, 2199))
-    return choice.choice((datetime.date(year, 12, 31), datetime.date(year + 1, 1, 1)))
+def _leap_day(*years: int) -> _Day:
+    def day(choice: random.Random) -> datetime.date:
+        year = choice.choice(years)
+        return datetime.date(year, 2, 29 if calendar.isleap(year) else 28)
+
+    return day
+
+
+def _new_years_eve(*years: int) -> _Day:
+    def day(choice: random.Random) -> datetime.date:
+        year = choice.choice(years)
+        return choice.choice((datetime.date(year, 12, 31), datetime.date(year + 1, 1, 1)))
+
+    return day
 
 
 def _epoch(choice: random.Random) -> datetime.date:
     return datetime.date(1970, 1, 1) + datetime.timedelta(choice.randint(0, 3))
 
 
-def _far_future(choice: random.Random) -> datetime.date:
-    return datetime.date(choice.randint(2200, 9990), choice.randint(1, 12), choice.randint(1, 28))
+def _last_day_of_hv(choice: random.Random) -> datetime.date:
+    return datetime.date(HV_LAST_YEAR, 12, 31)
+
+
+def _beyond_hv(choice: random.Random) -> datetime.date:
+    day = choice.choice((_new_years_eve(HV_LAST_YEAR), _mid_month(HV_LAST_YEAR + 1, 2137), _mid_month(2200, 9990)))
+    return max(day(choice), datetime.date(HV_LAST_YEAR + 1, 1, 1))
+
+
+_KINDS: dict[Vrtc, tuple[_Day, ...]] = {
+    "dm": (
+        _mid_month(1971, 2069),
+        _month_end(1971, 2099),
+        _leap_day(1972, 1996, 2000, 2004, 2024, 2096, 2100, 2400),
+        _new_years_eve(1999, 2099, 2199),
+        _epoch,
+        _mid_month(2200, 9990),
+    ),
+    "hv": (
+        *(_mid_month(1971, HV_LAST_YEAR),) * 3,
+        *(_month_end(1971, HV_LAST_YEAR),) * 2,
+        _leap_day(1972, 1996, 2000, 2004, 2024, 2036),
+        _new_years_eve(1999),
+        _epoch,
+        _last_day_of_hv,
+        _beyond_hv,
+    ),
+}
 
 
 def _any_time(choice: random.Random) -> datetime.time:

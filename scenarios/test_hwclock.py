@@ -19,6 +19,7 @@ def test_hwclock_on_pc(update: Update) -> None:
     assert 0x32 not in written_registers(verdict)
 
 
+@pytest.mark.parametrize("vrtc", ["dm"], indirect=True)
 @rtc_plans(plan_sets.hwclock("q35"))
 def test_hwclock_on_q35(update: Update) -> None:
     """Linux on q35 writes halted, century included."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from fixtures.plans import rtc_replay
-from fixtures.types import Update
+from fixtures.types import Plan, Update, Vrtc
 
 pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
+
+
+@pytest.fixture
+def vrtc(plan: Plan) -> Vrtc | None:
+    """Each saved plan says which vRTC it is for; one that does not will do with any."""
+    return plan.vrtc
 
 
 @rtc_replay

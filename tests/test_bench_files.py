@@ -30,7 +30,23 @@ def test_the_bench_that_comes_with_the_project_is_good() -> None:
     assert bench.name == "qemu-only"
     assert bench.host.kind == "local"
     assert bench.file == DEFAULT_BENCH
-    assert [(guest.name, guest.machine) for guest in bench.guests] == [("pc", "pc"), ("q35", "q35")]
+    assert [(guest.name, guest.machine, guest.vrtc) for guest in bench.guests] == [
+        ("pc", "pc", "dm"),
+        ("q35", "q35", "dm"),
+        ("pc-hv", "pc", "hv"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "vrtc", "kind"),
+    [(None, None, "pc"), ("q35", None, "q35"), (None, "hv", "pc-hv"), ("pc", "dm", "pc"), ("q35", "hv", None)],
+)
+def test_a_plan_gets_the_first_kind_that_has_what_it_needs(
+    machine: str | None, vrtc: str | None, kind: str | None
+) -> None:
+    found = load_bench(DEFAULT_BENCH).kind_for(machine, vrtc)
+
+    assert (found and found.name) == kind
 
 
 def test_what_the_default_bench_shows_as_defaults_are_the_defaults(tmp_path: Path) -> None:

@@ -87,7 +87,15 @@ WRONG = [
     ("machine: pc", "disk: ~nobody-has-this-name/x", 7, "guests[0].disk", "cannot be read"),
     ("machine: pc", "disk: " + "x" * 300, 7, "guests[0].disk", "cannot be read: File name too long"),
     ("machine: pc", "initrd: bench.yaml", 6, "guests[0]", "has an initrd but no kernel"),
-    ("machine: pc", "vrtc: hv", 7, "guests[0].vrtc", r"is the text 'hv'; should be dm"),
+    ("machine: pc", "vrtc: sos", 7, "guests[0].vrtc", r"is the text 'sos'; should be dm .* or hv"),
+    (
+        "machine: pc",
+        'vrtc: hv\nrtc: {base: "2038-01-01T00:00:00Z"}',
+        5,
+        "guests",
+        "vm0: with vrtc hv, rtc.base should lie after 1970-01-01T00:00:00Z and not after 2037; it is 2038-01-01",
+    ),
+    ("machine: pc", 'vrtc: hv\nrtc: {base: "1970-01-01T00:00:00Z"}', 5, "guests", "with vrtc hv, rtc.base should"),
     ("machine: pc", "machine: pc\n  - 17", 8, "guests[1]", "is 17; should be a mapping"),
     (
         "machine: pc",

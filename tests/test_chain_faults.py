@@ -18,8 +18,8 @@ from tests.chain import bench_text, running
 
 pytestmark = pytest.mark.qemu
 
-LENGTH = {"boot": "running", "update": "running", "linger": "running-0001"}
-ONE = ("--rtc-updates", "1", "--rtc-guests", "1", "-k", "running-0001")
+LENGTH = {"boot": "running and dm", "update": "running and dm", "linger": "dm-running-0001"}
+ONE = ("--rtc-updates", "1", "--rtc-guests", "1", "-k", "dm-running-0001")
 
 
 def test_a_wrong_bench_file_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_qemu_killed_in_mid_update_costs_only_that_guests_updates_and_is_told_wi
     tmp_path: Path,
 ) -> None:
     # given a guest in the middle of an update with pauses
-    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "with_pauses")
+    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "with_pauses and dm")
     with running(tmp_path, *options) as run:
         run.until(lambda: any(r["item"] != "rtc-set-right" for r in run.records("verdicts.jsonl")), "first verdict")
         (qemu,) = run.qemus()
@@ -121,7 +121,7 @@ def test_qemu_killed_in_mid_update_costs_only_that_guests_updates_and_is_told_wi
 
 @pytest.mark.parametrize("victim", ["harness.listener", "harness.devicemodel"])
 def test_a_killed_part_of_the_bench_is_no_fault_of_the_product_and_leaves_nothing(victim: str, tmp_path: Path) -> None:
-    with running(tmp_path, "--rtc-updates", "20", "--rtc-guests", "1", "-k", "running") as run:
+    with running(tmp_path, "--rtc-updates", "20", "--rtc-guests", "1", "-k", "running and dm") as run:
         run.until(lambda: len(run.records("agent.jsonl")) >= 2, "second update")
         (found,) = [pid for pid in run.descendants() if victim in _command_of(pid)]
         os.kill(found, signal.SIGKILL)
@@ -179,7 +179,7 @@ def test_a_second_event_that_comes_after_the_test_has_passed_still_fails_the_run
             else:
                 client.sendall(data)
 
-    nine = ("--rtc-updates", "9", "--rtc-guests", "1", "-k", "random_order and running")
+    nine = ("--rtc-updates", "9", "--rtc-guests", "1", "-k", "random_order and running and dm")
     with go_between(tmp_path, repeat) as sockets, running(tmp_path, *nine, *sockets) as run:
         assert run.wait() == 1, run.said
     verdicts = {record["item"]: record for record in run.records("verdicts.jsonl")}
@@ -220,7 +220,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing(moment: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("moment", ["boot", "update"])
 def test_a_killed_harness_takes_everything_with_it(moment: str, tmp_path: Path) -> None:
-    with running(tmp_path, "--rtc-updates", "2", "--rtc-guests", "2", "-k", "running-000") as run:
+    with running(tmp_path, "--rtc-updates", "2", "--rtc-guests", "2", "-k", "dm-running-000") as run:
         run.until(run.qemus if moment == "boot" else lambda: run.records("agent.jsonl"), moment)
         os.kill(run.process.pid, signal.SIGKILL)
         run.wait()
@@ -234,7 +234,7 @@ def test_a_full_disk_is_told_and_no_verdict_is_given_that_is_not_on_it(tmp_path:
     if os.system(f"mount -t tmpfs -o size=700k tmpfs {disk}") != 0:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        with running(tmp_path, "--rtc-updates", "40", "--rtc-guests", "1", "--run-dir", str(disk / "run")) as run:
+        with running(tmp_path, "--rtc-updates", "40", "--rtc-guests", "1", "-k", "dm", "--run-dir", str(disk / "run")) as run:
             run.directory = disk / "run"
             assert run.wait() == 10, run.said
             assert "No space left on device" in run.said

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import Plan, SetClock, dump_plans
-from tests.chain import ROOT, Run, running
+from harness.plan import Plan, SetClock, WriteRegister, dump_plans
+from tests.chain import ROOT, Run, bench_text, running
 
-QUICK = ("-m", "qemu", "-k", "test_random_order and (running-0001 or halted-0001)", "--rtc-guests", "1")
+QUICK = ("-m", "qemu and dm", "-k", "test_random_order and (running-0001 or halted-0001)", "--rtc-guests", "1")
 REPLAYED = ("zulu", "alpha", "mike")
 """Names that no sorting leaves in this order."""
 
@@ -94,7 +94,7 @@ def test_there(update):
 def test_a_scenario_for_a_bench_that_is_not_there_is_skipped_with_the_reason(mark: str, tmp_path: Path) -> None:
     done = pytest_on(tmp_path, *scenario(tmp_path, ONLY_THERE.format(mark=mark)))
     assert f"needs a bench of kind {mark}; qemu-only is qemu" in done.stdout, done.stdout + done.stderr
-    assert re.search(r"\b2 skipped", done.stdout)
+    assert re.search(r"\b4 skipped", done.stdout), "two plans, on each vRTC"
     assert done.returncode == 0
     assert not list((tmp_path / "run").glob("*/trace.log")), "no guest was started for it"
 
@@ -120,12 +120,74 @@ def test_what_is_on_demand_runs_only_when_it_is_named(tmp_path: Path) -> None:
 def test_every_backend_has_scenarios(mark: str, tmp_path: Path) -> None:
     done = pytest_on(tmp_path, "scenarios", "--collect-only", "-q", "-m", mark)
     assert done.returncode == 0, done.stdout
-    assert "test_random_order[running-0001]" in done.stdout
+    assert "test_random_order[dm-running-0001]" in done.stdout
+    assert "test_random_order[hv-running-0001]" in done.stdout
 
 
 def test_no_scenario_is_without_a_backend(tmp_path: Path) -> None:
     done = pytest_on(tmp_path, "scenarios", "--collect-only", "-q", "-m", "not (qemu or nested or hw)")
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+
+
+# -- the vRTC, a dimension of every scenario -----------------------------------------------------------------
+
+
+def collected(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """The items' names without their files."""
+    return {line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line}
+
+
+@pytest.mark.parametrize("selected", [("-k", "hv"), ("-m", "qemu and hv")])
+def test_one_vrtc_is_selected_by_its_name(selected: tuple[str, ...], tmp_path: Path) -> None:
+    options = ("scenarios/test_windows.py", "--collect-only", "-q")
+    everything, some = (collected(pytest_on(tmp_path, *options, *more)) for more in ((), selected))
+    assert some == {name for name in everything if "[hv-" in name}
+    assert {name.replace("[hv-", "[dm-") for name in some} == everything - some
+
+
+OVERRIDES = {
+    "a module's fixture": "@pytest.fixture(params=['hv'])\ndef vrtc(request):\n    return request.param\n",
+    "a mark of the test's": "@pytest.mark.parametrize('vrtc', ['hv'], indirect=True)",
+}
+USES_VRTC = """
+@pytest.mark.qemu
+@rtc_plans(plan_sets.silent_registers)
+def test_there(plan, vrtc):
+    assert plan.vrtc == vrtc == 'hv' and plan.id.startswith('hv-silent')
+"""
+IMPORTS = "import pytest\nfrom fixtures import plan_sets\nfrom fixtures.plans import rtc_plans\n"
+
+
+@pytest.mark.parametrize("override", OVERRIDES.values(), ids=list(OVERRIDES))
+def test_a_scenario_can_override_the_vrtc(override: str, tmp_path: Path) -> None:
+    done = pytest_on(tmp_path, *scenario(tmp_path, IMPORTS + override + USES_VRTC))
+    assert "2 passed" in done.stdout and done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_override_that_tells_the_vrtc_too_late_is_refused_with_what_is_wanted(tmp_path: Path) -> None:
+    override = "@pytest.fixture\ndef vrtc():\n    return 'hv'\n"
+    done = pytest_on(tmp_path, *scenario(tmp_path, IMPORTS + override + USES_VRTC))
+    assert "the fixture `vrtc` must have `params`, of dm, hv" in done.stdout + done.stderr
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+
+
+def test_what_the_bench_has_no_guest_for_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "bench.yaml").write_text(bench_text(), encoding="utf-8")
+    text = IMPORTS + USES_VRTC.replace("'hv'", "'dm'").replace("hv-silent", "silent")
+    done = pytest_on(tmp_path, *scenario(tmp_path, text), "--bench", str(tmp_path / "bench.yaml"))
+    assert "the bench test has no guest with vrtc: hv" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"\b2 passed, 2 skipped", done.stdout) and done.returncode == 0
+
+
+def test_a_replay_for_a_vrtc_that_the_bench_has_not_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bench.yaml").write_text(bench_text(), encoding="utf-8")
+    (tmp_path / "plans.yaml").write_text(
+        dump_plans([Plan(id="a", vrtc="hv", actions=(WriteRegister(index=0, value=1),))], 1), encoding="utf-8"
+    )
+    options = ("--bench", str(tmp_path / "bench.yaml"), "--rtc-plan", str(tmp_path / "plans.yaml"))
+    done = pytest_on(tmp_path, "scenarios", "-m", "qemu", *options)
+    assert "the bench test has no guest with the vRTC hv, as a needs" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 11
 
 
 # -- where reports go ----------------------------------------------------------------------------------------
@@ -211,7 +273,7 @@ def test_the_same_seed_has_a_guest_do_exactly_the_same(runs: Runs) -> None:
 def test_another_seed_has_it_do_something_else(tmp_path: Path) -> None:
     from fixtures.plan_sets import random_orders
 
-    assert random_orders(3, 10) == random_orders(3, 10) != random_orders(4, 10)
+    assert random_orders(3, 10, "dm") == random_orders(3, 10, "dm") != random_orders(4, 10, "dm")
 
 
 @pytest.mark.qemu

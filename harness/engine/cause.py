@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
+from harness.engine.hypervisor import Hypervisor
 from harness.engine.rundir import write_whole
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import HostProcess
@@ -18,10 +19,17 @@ EXIT_GRACE = 1.0
 """Seconds for the device model's own word on why it ended, once its console or event stream has."""
 
 
-def true_cause(problem: BenchError, process: HostProcess, vm: str, folder: Path) -> BenchError:
+HYPERVISOR_LOST = "hypervisor-lost"
+"""The reason that a device model gives where its connection to the hypervisor process is gone."""
+
+
+def true_cause(
+    problem: BenchError, process: HostProcess, vm: str, folder: Path, hypervisor: Hypervisor | None = None
+) -> BenchError:
     """The error that the device model's exit record tells of, if it ended; else the problem as it was met.
 
     folder: the guest's; a device model that was killed leaves no record there, and gets one.
+    hypervisor: the process that the guest's vRTC is in; a guest that was lost with it has that as its cause.
     """
     if isinstance(problem, ConfigurationError):
         return problem
@@ -33,6 +41,10 @@ def true_cause(problem: BenchError, process: HostProcess, vm: str, folder: Path)
         return problem
     log_file = folder / "device-model.log"
     record = next(filter(None, map(parse_exit_record, reversed(process.last_lines))), None)
+    if hypervisor is not None and record is not None and record.reason == HYPERVISOR_LOST:
+        lost = hypervisor.failure_within(EXIT_GRACE)
+        if lost is not None:
+            return lost
     if record is None:
         silent = f"the device model of {vm} ended with status {status} and said not why"
         _leave_record(folder / "exit.json", silent)

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.bench import Bench, GuestSpec
+from harness.bench import Bench
 from harness.deadline import Deadline
 from harness.engine.guests import GuestFactory, guest_for
+from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorLost
 from harness.engine.lane import LINGER_NS, Lane, Slots, Task
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
+from harness.engine.sharing import share_out
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
 from harness.judge.verdict import INCONCLUSIVE, PRODUCT_FAULT, Verdict
@@ -79,10 +81,14 @@ class Engine:
         self._alive: set[str] = set()
         self._listened_for: dict[str, collections.deque[Outcome]] = collections.defaultdict(collections.deque)
         self._listening: ListenerProcess | None = None
+        self._hypervisor: Hypervisor | None = None
         self._beside: dict[tuple[str, str], Verdict] = {}
         self._decided = 0
         self._inconclusive = 0
         self._closed = False
+        self.aborting = False
+        """Whether the guests are being ended before their plans are done."""
+
         self.errors: list[BenchError] = []
         """Why guests were lost, in the order in which they were."""
 
@@ -106,32 +112,42 @@ class Engine:
         Raises ConfigurationError where the bench has no guest for a plan, or the sockets need `{vm}`.
         """
         for plan in plans:
-            guest = guest_for(self._bench, plan.machine)
+            guest = guest_for(self._bench, plan)
             self._outcomes[plan.id] = Outcome(plan)
             self._queues[guest.name].append(Task(plan, plan.id))
         lanes = self._lanes_wanted()
+        kinds = {guest.name: guest for guest in self._bench.guests}
         factory = GuestFactory(self._bench, self._settings, self.rundir, several=len(lanes) > 1)
         slots = Slots(
             guests=threading.Semaphore(self._settings.guests), boots=threading.Semaphore(os.cpu_count() or 1)
         )
-        factory.prepare([guest for guest, _ in lanes], Deadline(IMAGE_TIMEOUT))
+        if any(kinds[kind].vrtc == "hv" for kind, _ in lanes):
+            self._hypervisor = Hypervisor(self._host, self.rundir.path, self._hypervisor_died)
+        factory.prepare([kinds[kind] for kind, _ in lanes], Deadline(IMAGE_TIMEOUT))
         self._listening = ListenerProcess()
-        for guest, number in lanes:
-            parts = factory.parts(guest, number)
+        if self._hypervisor is not None:
+            self._hypervisor.await_ready(Deadline(READY_TIMEOUT))
+        for kind, number in lanes:
+            parts = factory.parts(kinds[kind], number, self._hypervisor)
             self._lanes.append(Lane(parts, self._host, self._listening, self, self.rundir, slots))
             self._alive.add(parts.name)
-        self._kinds = {lane.name: guest.name for lane, (guest, _) in zip(self._lanes, lanes, strict=True)}
+            self._kinds[parts.name] = kind
         for lane in self._lanes:
             lane.start()
 
-    def _lanes_wanted(self) -> list[tuple[GuestSpec, int]]:
-        """Kinds of guests and numbers: one of each kind that has work, and the rest of the first kind."""
-        kinds = [guest for guest in self._bench.guests if self._queues[guest.name]]
+    def _lanes_wanted(self) -> list[tuple[str, int]]:
+        """Kinds of guests, and which number of its kind each is."""
+        work = {kind: [task.plan for task in tasks] for kind, tasks in self._queues.items()}
+        count: collections.Counter[str] = collections.Counter()
         lanes = []
-        for kind in kinds:
-            many = max(1, self._settings.guests - len(kinds) + 1) if kind is kinds[0] else 1
-            lanes += [(kind, number) for number in range(1, 1 + min(many, len(self._queues[kind.name])))]
+        for kind in share_out(work, self._settings.guests):
+            count[kind] += 1
+            lanes.append((kind, count[kind]))
         return lanes
+
+    def _hypervisor_died(self, error: HypervisorLost) -> None:
+        """At once, and once for all of its guests; from a thread of the hypervisor's."""
+        self._note_error("infrastructure", None, str(error))
 
     def __enter__(self) -> Engine:
         return self
@@ -155,11 +171,21 @@ class Engine:
                 lane.join()
             raise
         finally:
+            self._close_hypervisor()
             if self._listening is not None:
                 self._listening.close()
             self.rundir.end()
 
+    def _close_hypervisor(self) -> None:
+        """After its guests: to them its end would be a failure."""
+        if self._hypervisor is not None:
+            try:
+                self._hypervisor.close(Deadline(CLOSE_TIMEOUT))
+            except InfrastructureError as error:
+                self._note_error("infrastructure", None, str(error))
+
     def _stop_lanes(self) -> None:
+        self.aborting = True
         for lane in self._lanes:
             lane.stop()
 
@@ -274,7 +300,7 @@ class Engine:
 
     def ended(self, lane: Lane, error: BenchError | None) -> None:
         """A guest is gone: its outcomes are final; its work goes to others of its kind, or fails with the cause."""
-        if error is not None:
+        if error is not None and not isinstance(error, HypervisorLost):
             family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
             self._note_error(family, lane.name, str(error))
         with self._changed:
@@ -285,7 +311,7 @@ class Engine:
             alone = not any(self._kinds[name] == kind for name in self._alive)
             for outcome in self._outcomes.values():
                 unfinished = outcome.vm == lane.name and not outcome.final
-                orphan = alone and outcome.vm is None and guest_for(self._bench, outcome.plan.machine).name == kind
+                orphan = alone and outcome.vm is None and guest_for(self._bench, outcome.plan).name == kind
                 if unfinished or orphan:
                     if outcome.verdict is None or outcome.verdict.verdict == "inconclusive":
                         outcome.error = error or InfrastructureError(f"{outcome.plan.id}: the run was cut short")

@@ -9,6 +9,7 @@ from pathlib import Path
 import harness
 from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
+from harness.engine.hypervisor import Hypervisor
 from harness.engine.lane import GuestParts
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
@@ -18,6 +19,7 @@ from harness.guests.console import Console
 from harness.guests.image import GuestImage, ImageSpec, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.hosts.base import HostProcess
+from harness.plan import Plan
 from harness.qemu.version import qemu_version
 
 _ROOT = Path(harness.__file__).parents[1]
@@ -59,8 +61,12 @@ class GuestFactory:
                 self._images[guest.name] = image
                 self._rundir.add_versions(image.versions)
 
-    def parts(self, spec: GuestSpec, number: int) -> GuestParts:
-        """What the lane of the `number`th guest of this kind needs."""
+    def parts(self, spec: GuestSpec, number: int, hypervisor: Hypervisor | None) -> GuestParts:
+        """What the lane of the `number`th guest of this kind needs.
+
+        hypervisor: the run's, for a guest whose vRTC is the hypervisor's.
+        """
+        on_hv = hypervisor if spec.vrtc == "hv" else None
         name = f"{spec.name}-{number}"
         folder = self._rundir.guest(name)
         service = self._socket(self._settings.service_socket, name, folder / "monitor.sock")
@@ -71,7 +77,7 @@ class GuestFactory:
         )
         return GuestParts(
             name=name,
-            command=self._command(spec, name, folder, service, nonce),
+            command=self._command(spec, name, folder, service, nonce, on_hv),
             service_socket=service,
             event_socket=events,
             make_guest=lambda process, log_folder: _linux_guest(spec, name, nonce, process, log_folder),
@@ -79,13 +85,16 @@ class GuestFactory:
             boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
+            hypervisor=on_hv,
         )
 
     @staticmethod
     def _socket(template: str | None, vm: str, default: Path) -> Path:
         return default if template is None else Path(template.replace("{vm}", vm)).absolute()
 
-    def _command(self, spec: GuestSpec, name: str, folder: Path, service: Path, nonce: str) -> list[str]:
+    def _command(
+        self, spec: GuestSpec, name: str, folder: Path, service: Path, nonce: str, hypervisor: Hypervisor | None
+    ) -> list[str]:
         image = self._images[spec.name]
         bench = self._bench
         command = [
@@ -102,18 +111,21 @@ class GuestFactory:
             command += ["--cpu", spec.cpu]
         if spec.disk is not None:
             command += ["--disk", str(spec.disk)]
+        if hypervisor is not None:
+            command += ["--vrtc", spec.vrtc, "--hypervisor", str(hypervisor.socket)]
         return [*command, name]
 
 
-def guest_for(bench: Bench, machine: str | None) -> GuestSpec:
-    """The bench's guest for a plan that needs this machine (None: any).
+def guest_for(bench: Bench, plan: Plan) -> GuestSpec:
+    """The bench's kind of guest for a plan.
 
     Raises ConfigurationError where it has none.
     """
-    for guest in bench.guests:
-        if machine in {None, guest.machine}:
-            return guest
-    raise ConfigurationError(f"the bench {bench.name} has no guest with the machine {machine}")
+    kind = bench.kind_for(plan.machine, plan.vrtc)
+    if kind is None:
+        wanted = [f"the {what} {value}" for what, value in (("machine", plan.machine), ("vRTC", plan.vrtc)) if value]
+        raise ConfigurationError(f"the bench {bench.name} has no guest with {' and '.join(wanted)}, as {plan.id} needs")
+    return kind
 
 
 def _linux_guest(spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:

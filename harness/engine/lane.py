@@ -15,16 +15,17 @@ from typing import Any, Protocol
 
 from harness.deadline import Deadline
 from harness.engine.cause import true_cause
+from harness.engine.hypervisor import Hypervisor
 from harness.engine.rundir import RunDirectory, append_line
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.guests.base import Guest
 from harness.guests.linux import LinuxGuest
-from harness.guests.steps import AgentReport, Pause, Step, Write
+from harness.guests.steps import AgentReport, Pause, Read, Step, Write
 from harness.hosts.base import Host, HostProcess
 from harness.judge.guest import GuestJudge, ItemView
 from harness.judge.verdict import Verdict
 from harness.listener import EventListener, ListenerProcess
-from harness.plan import Plan, SetClock
+from harness.plan import Access, Plan, SetClock
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ WITNESS_LOOK_NS = 5_000_000
 
 CLEAR_NS = 75_000_000
 """How long after an update is due the next may begin: gaps within 50 ms of the window prove nothing."""
+
+ALIKE_S = 10
+"""Payloads that are not further apart than this may be those of neighbouring updates as well."""
 
 LINGER_NS = 6_000_000_000
 """How long after an update a late or second event is still listened for (the judge's rule 3)."""
@@ -89,6 +93,8 @@ class GuestParts:
     boot_timeout: float
     window_ns: int
     estimate_tolerance: int
+    hypervisor: Hypervisor | None = None
+    """The process that this guest's vRTC is in, if it is not the device model."""
 
 
 class Lane:
@@ -178,6 +184,9 @@ class Lane:
             if self._stopping.is_set():
                 return
             deadline = Deadline(self.parts.boot_timeout)
+            if self.parts.hypervisor is not None:
+                self.parts.hypervisor.on_death(self._changed.set)
+                self._check_hypervisor()
             process = self._host.start(self.parts.command, log=self.parts.folder / "device-model.log")
             self._process = process
             stack.callback(self.parts.service_socket.unlink, missing_ok=True)  # a killed device model leaves it
@@ -199,6 +208,7 @@ class Lane:
                 return
             item = "rtc-set-right" if turn == 1 else f"rtc-set-right~{turn}"
             now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0, tzinfo=None)
+            # All seven registers: on the hypervisor's vRTC those left out would bring back what they were last read as.
             set_right = Plan(id=item, actions=(SetClock(mode="halted", value=now),))
             self._carry_out(Task(set_right, item), role="restore")
             self._linger()
@@ -320,30 +330,45 @@ class Lane:
     # -- failures ----------------------------------------------------------------------------------------
 
     def _cause_of(self, problem: BenchError) -> BenchError:
-        return problem if self._process is None else true_cause(problem, self._process, self.name, self.parts.folder)
+        if self._process is None:
+            return problem
+        return true_cause(problem, self._process, self.name, self.parts.folder, self.parts.hypervisor)
 
     def _check_alive(self) -> None:
-        """Raises InfrastructureError when the device model, the guest or the listener has died."""
+        """Raises InfrastructureError when the hypervisor, the device model, the guest or the listener has died."""
         assert self._process is not None and self._guest is not None and self._listener is not None
+        self._check_hypervisor()
         if self._listener.failure is not None:
             raise InfrastructureError(f"{self.name}: {self._listener.failure}")
         if self._process.exit_status() is not None:
             raise InfrastructureError(f"the device model of {self.name} has ended")
         self._guest.check()
 
+    def _check_hypervisor(self) -> None:
+        if self.parts.hypervisor is not None and self.parts.hypervisor.failure is not None:
+            raise self.parts.hypervisor.failure
+
 
 def _free_ns(view: ItemView) -> int:
     """When the guest may begin something new: its events are there and due, or can no longer come in time.
 
-    Updates of which nothing but a no-op can be told are not overlapped with listening for a second event.
+    Updates that change next to nothing are not overlapped with listening for a second event: the next one could be
+    just like it (no-ops; dates beyond the hypervisor's years one after another, which are all -1 to it).
     """
     if view.due_ns is None or len(view.seen) < len(view.expected):
         return view.latest_ns
-    if any(event.delta_time == 0 for event in view.expected):
+    if any(event.delta_time is not None and abs(event.delta_time) <= ALIKE_S for event in view.expected):
         return view.due_ns + LINGER_NS
     return view.due_ns + CLEAR_NS
 
 
 def steps_of(plan: Plan) -> list[Step]:
     """A plan in the agent's words."""
-    return [Pause(a) if isinstance(a, float) else Write(*a) for a in plan.accesses()]
+    return list(map(_step_of, plan.accesses()))
+
+
+def _step_of(access: Access) -> Step:
+    if isinstance(access, float):
+        return Pause(access)
+    index, value = access
+    return Read(index) if value is None else Write(index, value)

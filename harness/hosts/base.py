@@ -1,4 +1,4 @@
-"""What the engine asks of a host: start a device model, hold its console, end it and prove that it is gone."""
+"""What the engine asks of a host: start a program, hold its console, end it and prove that it is gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from harness.deadline import Deadline
 
 
 class HostProcess(Protocol):
-    """A device model on a host. Its console is its standard input and output, as acrn-dm's is."""
+    """A device model on a host, or the hypervisor process. Its console is its standard input and output, as
+    acrn-dm's is.
+    """
 
     @property
     def console(self) -> socket.socket:
@@ -46,4 +48,4 @@ class Host(Protocol):
         """Give it back."""
 
     def start(self, command: Sequence[str], *, log: Path) -> HostProcess:
-        """Start a device model by its argument list; its standard error goes to the file `log`."""
+        """Start a program by its argument list; its standard error goes to the file `log`."""

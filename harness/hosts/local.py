@@ -92,7 +92,7 @@ class LocalProcess:
             self._pidfd = -1
         if survivors:
             raise InfrastructureError(
-                f"still there after the device model was closed: {', '.join(survivors)}",
+                f"still there after it was closed: {', '.join(survivors)}",
                 awaited=f"the end of {self._command[0]}",
                 waited=deadline.elapsed,
                 last_lines=self.last_lines,
@@ -177,7 +177,7 @@ class LocalHost:
         return None
 
     def start(self, command: Sequence[str], *, log: Path) -> LocalProcess:
-        """Start a device model here.
+        """Start a program here.
 
         Raises ConfigurationError when the command cannot be started at all.
         """

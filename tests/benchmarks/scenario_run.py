@@ -17,7 +17,7 @@ from typing import Any
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.processor_time import ProcessorClock, ProcessorTime
 
-WITHOUT_PAUSES = "random_order and not pauses"
+WITHOUT_PAUSES = "random_order and not pauses and dm"
 PAUSED_ONE_IN = 5
 _VERDICT_LINE = re.compile(rb"(\x1b\[[0-9;]*m)?(pass|product fault|known defect|inconclusive) ")
 _PATIENCE = 600

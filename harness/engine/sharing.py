@@ -1,0 +1,37 @@
+"""Shares guests out: how many of each kind are at work at once, and in which order they are started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.plan import Plan
+
+_UPDATE_S = 1.1
+"""A plan takes the settle window, and what is between its end and the next plan's beginning."""
+
+_HWCLOCK_S = 1.5
+"""hwclock waits for a whole second, and Linux binds its driver first."""
+
+
+def share_out(work: Mapping[str, Sequence[Plan]], guests: int) -> list[str]:
+    """The kind of each guest to be started: first where most work waits for each guest.
+
+    Every kind that has work gets one guest, even where these are more than `guests`; no kind gets more guests
+    than it has plans.
+    """
+    seconds = {kind: sum(map(_seconds, plans)) for kind, plans in work.items() if plans}
+    started: list[str] = []
+    while True:
+        without = [kind for kind in seconds if kind not in started]
+        if guests - len(started) > len(without):
+            open_to = [kind for kind in seconds if started.count(kind) < len(work[kind])]
+        else:
+            open_to = without
+        if not open_to:
+            return started
+        started.append(max(open_to, key=lambda kind: seconds[kind] / (1 + started.count(kind))))
+
+
+def _seconds(plan: Plan) -> float:
+    """About how long a guest is busy with a plan."""
+    return plan.seconds + _UPDATE_S + (_HWCLOCK_S if plan.hwclock is not None else 0.0)
