@@ -176,6 +176,20 @@ def test_a_stamp_that_goes_back_counts_as_the_one_before() -> None:
     assert settler.deadline == 11.0
 
 
+def test_a_stamp_from_before_the_end_of_a_window_that_was_told_counts_as_that_end() -> None:
+    """A writer whose stamps stand still would otherwise get an event told for each raw one it sends."""
+    settler = RtcChangeSettler()
+    settler.add(RtcChange(NOON, 60), 10.0)
+    assert settler.expire(15.0) is not None
+    settler.add(RtcChange(NOON + 61, 1), 10.1)
+    assert settler.deadline == 12.0
+    assert settler.expire(15.0) is not None
+    settler.add(RtcChange(-1, NOON + 101), 10.1)
+    assert settler.deadline == 13.0
+    event = settler.expire(15.0)
+    assert event is not None and event.last_time == NOON + 63
+
+
 def test_refused_events_are_told_by_the_next_event_to_settle_and_once() -> None:
     settler = RtcChangeSettler()
     settler.add(RtcChange(NOON, 60), 10.0)
@@ -203,3 +217,25 @@ def test_nanoseconds_stay_exact_however_long_the_machine_is_up() -> None:
 def test_a_window_must_be_positive(window: float) -> None:
     with pytest.raises(ValueError, match="settle window"):
         RtcChangeSettler(window)
+
+
+TOP, BOTTOM = 2**63 - 1, -(2**63)
+
+
+def test_a_change_beyond_64_bits_is_none_that_an_rtc_can_have_made() -> None:
+    settler = RtcChangeSettler()
+    assert not settler.add(RtcChange(TOP, 1), 10.0)
+    assert not settler.add(RtcChange(BOTTOM, -1), 10.0)
+    assert settler.deadline is None
+    assert settler.add(RtcChange(BOTTOM, TOP), 10.0)
+    assert settler.add(RtcChange(TOP, BOTTOM), 10.0)
+    assert settler.expire(11.0) == settled(BOTTOM, -1, -1, 2, lost=True)
+
+
+def test_a_sum_or_an_estimate_that_64_bits_do_not_hold_is_null() -> None:
+    settler = RtcChangeSettler()
+    settler.add(RtcChange(BOTTOM, TOP), 10.0)
+    settler.add(RtcChange(-1, TOP), 10.0)
+    assert settler.expire(11.0) == settled(BOTTOM, TOP - 1, None, 2)
+    settler.add(RtcChange(-1, 1), 20.0)
+    assert settler.expire(21.0) == settled(None, 0, None, 1, estimated=True)

@@ -23,6 +23,7 @@ from harness.vm_event import (
     VmEventType,
 )
 from harness.vm_event.abi import ELEMENT
+from harness.vm_event.events import Event
 from harness.vm_event.ring import format_page
 from harness.vm_event.source import TunnelSource
 from harness.vm_event.throttle import Throttle
@@ -173,6 +174,27 @@ def test_stamps_of_another_process_are_believed_only_up_to_now() -> None:
     source.close()
 
 
+def test_stamps_from_long_ago_make_no_flood_of_events() -> None:
+    """Each a window apart, over all the time the machine is up: what is told at once stays bounded."""
+    tunnel = Tunnel.create()
+    source = foreign_source(tunnel, stamped=True)
+    told: list[Event] = []
+    for batch in range(40):
+        for second in range(0, 120, 2):
+            assert tunnel.put(0, NOON, 5, (batch * 120 + second + 1) * SECOND)
+            assert tunnel.put(1, 0, 0, (batch * 120 + second + 1) * SECOND)
+        told += source.collect(4800 * SECOND)
+        told += all_due(source, 4800 * SECOND)
+    for _ in range(1000):
+        assert tunnel.put(0, NOON, 5, SECOND)
+        told += source.collect(4800 * SECOND)
+        told += all_due(source, 4800 * SECOND)
+    changes = sum(isinstance(event, SettledRtcChange) for event in told)
+    assert changes <= 301
+    assert len(told) - changes <= 301
+    source.close()
+
+
 def test_set_rtc_takes_its_turn_among_the_events() -> None:
     source = dm_source(Tunnel.create())
     source.set_rtc(NOON, 10 * SECOND)
@@ -278,6 +300,18 @@ def test_unknown_types_are_counted_and_skipped() -> None:
     assert source.collect(SECOND) == []
     assert [event.raw_events for event in all_due(source, 9 * SECOND)] == [1]
     assert source.status()["skipped"] == 3
+    source.close()
+
+
+def test_a_change_to_a_time_that_64_bits_do_not_hold_is_skipped_and_the_rest_settles() -> None:
+    tunnel = Tunnel.create()
+    source = foreign_source(tunnel)
+    for last, delta in ((NOON, 5), (2**63 - 1, 1), (-(2**63), -1), (2**63 - 1, 2**63 - 1), (NOON + 5, 6)):
+        assert tunnel.put(0, last, delta)
+    source.collect(SECOND)
+    (event,) = all_due(source, 2 * SECOND)
+    assert (event.last_time, event.new_time, event.delta_time, event.raw_events) == (NOON, NOON + 11, 11, 2)
+    assert (source.status()["raw"], source.status()["skipped"]) == (2, 3)
     source.close()
 
 

@@ -8,6 +8,8 @@ from .events import RtcChange, SettledRtcChange
 
 #: What a vRTC says when its clock is broken by an invalid date.
 BROKEN = -1
+#: Times are signed 64-bit, in an element of a ring as for those who read the JSON.
+EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
 
 
 class RtcChangeSettler:
@@ -20,7 +22,8 @@ class RtcChangeSettler:
 
     Moments (`now`, `deadline`) are monotonic and count `per_second` units a second: seconds as float by
     default; with `per_second=10**9` integer nanoseconds, which stay exact. A moment older than one seen
-    before counts as that one: the order of the calls is the order of the events.
+    before counts as that one: the order of the calls is the order of the events. Once a window has been found
+    to be over, no event is from before its end: settled events are due a window apart, whatever moments say.
     """
 
     def __init__(self, window: float = 1.0, *, source: str = "dm", vm: str = "vm", per_second: int = 1) -> None:
@@ -35,6 +38,7 @@ class RtcChangeSettler:
         self._slack: float = 1.25 if per_second == 1 else per_second * 5 // 4
         self._rtc: int | None = None
         self._rtc_at: float = float("-inf")
+        self._latest: float = float("-inf")
         self._pending: _Pending | None = None
         self._overrun = 0
         self._outbox: deque[tuple[float, SettledRtcChange]] = deque()
@@ -58,6 +62,7 @@ class RtcChangeSettler:
         if now >= self._rtc_at:
             self._rtc = time
             self._rtc_at = now
+            self._latest = max(now, self._latest)
 
     def estimate(self, now: float) -> int | None:
         """What the guest's RTC shows at `now` if only its clock moved it; None when nothing is known."""
@@ -65,14 +70,20 @@ class RtcChangeSettler:
             return None
         return self._rtc + int(now // self._per_second) - int(self._rtc_at // self._per_second)
 
-    def add(self, change: RtcChange, now: float) -> None:
-        """A raw event, sent at `now`. If the pending update's window is over by then, it settles first."""
-        self.add_link(change.last_time, change.delta_time, now)
+    def add(self, change: RtcChange, now: float) -> bool:
+        """A raw event, sent at `now`. If the pending update's window is over by then, it settles first.
 
-    def add_link(self, last_time: int, delta_time: int, now: float) -> None:
+        False, and nothing is done, for a change that no RTC can have made: to a time beyond 64 bits.
+        """
+        return self.add_link(change.last_time, change.delta_time, now)
+
+    def add_link(self, last_time: int, delta_time: int, now: float) -> bool:
         """`add` for a reader of rings, which has the numbers and needs no object for each."""
+        new_time = last_time + delta_time
+        if not EARLIEST <= new_time <= LATEST:
+            return False
         pending = self._pending
-        now = max(now, self._rtc_at)
+        now = max(now, self._latest)
         if pending is None or now >= pending.due:
             if pending is not None:
                 self._settle(pending)
@@ -81,7 +92,6 @@ class RtcChangeSettler:
         else:
             first = False
         rtc = self._rtc
-        new_time = last_time + delta_time
         if last_time == BROKEN and rtc != BROKEN:
             # The vRTC lost its time to an invalid date and cannot say where it came from: fill in.
             pending.estimated = True
@@ -104,7 +114,8 @@ class RtcChangeSettler:
         pending.raw_events += 1
         pending.due = now + self._window
         self._rtc = new_time
-        self._rtc_at = now
+        self._rtc_at = self._latest = now
+        return True
 
     def note_overrun(self, count: int) -> None:
         """`count` raw events did not find room in the ring: the next event to settle says so."""
@@ -112,17 +123,19 @@ class RtcChangeSettler:
 
     def expire(self, now: float) -> SettledRtcChange | None:
         """The oldest settled event due at `now`, handed out once; None when there is none (any more)."""
-        if self._pending is not None and now >= self._pending.due:
-            self._settle(self._pending)
+        pending = self._pending
+        if pending is not None and now >= pending.due:
+            self._settle(pending)
+            self._latest = max(self._latest, pending.due)
         return self._outbox.popleft()[1] if self._outbox else None
 
     def _settle(self, pending: _Pending) -> None:
         self._pending = None
         overrun, self._overrun = self._overrun, 0
         settled = SettledRtcChange(
-            pending.last_time,
+            _in_64_bits(pending.last_time),
             pending.new_time,
-            pending.delta_time,
+            _in_64_bits(pending.delta_time),
             pending.raw_events,
             pending.estimated,
             pending.lost,
@@ -131,6 +144,11 @@ class RtcChangeSettler:
             self.vm,
         )
         self._outbox.append((pending.due, settled))
+
+
+def _in_64_bits(value: int | None) -> int | None:
+    """An estimate or a sum may leave what readers of the event can hold: then nobody can be told."""
+    return value if value is None or EARLIEST <= value <= LATEST else None
 
 
 class _Pending:

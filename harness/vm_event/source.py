@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
 
 from .abi import ELEMENT, ELEMENT_SIZE, VmEventType
 from .errors import RingError
@@ -13,14 +12,18 @@ from .events import Event, RtcChange, SettledRtcChange, VmEvent
 from .settler import RtcChangeSettler
 from .throttle import Throttle
 from .tunnel import Tunnel
+from .typed import Any, NamedTuple, Protocol
 
 NANOSECONDS = 1_000_000_000
 #: ACRN's throttle: one event per type in this window.
 THROTTLE_WINDOW_NS = NANOSECONDS
+#: Another process's stamp is believed that far back. A service that stalled for so long may merge updates; without a
+#: bound, a liar's stamps could make an event for each second of the machine's uptime fall due at once.
+OLDEST_STAMP_NS = 300 * NANOSECONDS
 #: What every source counts, in the order in which it is told:
 #: raw: RTC changes read; settled: events they became (of these estimated, lost); passed: power-offs and triple faults;
 #: throttled: those that came too close to one before; dropped: overrun (refused by the full ring) plus stale (of a
-#: former life, read after its end); skipped: of unknown type.
+#: former life, read after its end); skipped: of unknown type, or to a time beyond 64 bits.
 COUNTS = ("raw", "settled", "estimated", "lost", "passed", "throttled", "dropped", "overrun", "stale", "skipped")
 
 _log = logging.getLogger(__name__)
@@ -248,8 +251,10 @@ class TunnelSource:
         for event_type, last_time, delta_time, stamp in ELEMENT.iter_unpack(elements):
             stamp_ns = self._moment(stamp, now_ns) if self._stamped else now_ns
             if event_type == 0:
-                add(last_time, delta_time, stamp_ns)
-                changes += 1
+                if add(last_time, delta_time, stamp_ns):
+                    changes += 1
+                else:
+                    self._counts["skipped"] += 1
             elif event_type in (VmEventType.POWER_OFF, VmEventType.TRIPLE_FAULT):
                 if self._throttle.admit(event_type, stamp_ns):
                     passed.append(VmEvent(VmEventType(event_type), self.name, self._vm))
@@ -269,7 +274,7 @@ class TunnelSource:
     def _moment(self, stamp: int, now_ns: int) -> int:
         if self._trusted:
             return stamp
-        return min(stamp, now_ns) or now_ns
+        return min(max(stamp, now_ns - OLDEST_STAMP_NS), now_ns) if stamp else now_ns
 
     def _skip(self, event_type: int) -> None:
         self._counts["skipped"] += 1
