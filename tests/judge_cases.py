@@ -15,10 +15,10 @@ HOUR_ON = settled(RTC0 + 5, RTC0 + 3605, 3600, 1)
 END = AT + 30 * SECOND
 
 
-def registered_guest(folder: Path) -> RunWriter:
-    """A guest whose listener is registered, at 12:00:00."""
+def registered_guest(folder: Path, rtc_time: int = RTC0, **start: Any) -> RunWriter:
+    """A guest whose listener is registered, at 12:00:00; `start` are fields of the start record."""
     run = RunWriter(folder)
-    run.start()
+    run.start(T0, rtc_time, **start)
     run.journal("connected", t_ns=T0 + 1)
     run.journal("ack", t_ns=T0 + 2, object={"ack": 0})
     return run

@@ -9,8 +9,7 @@ import pytest
 from harness.judge.chain import Chain
 from harness.judge.hv_clock import HvClock
 from harness.judge.outcomes import BROKEN, Announced, Moved
-from tests.judge_run import MS, SECOND
-from tests.test_judge_clock import (
+from tests.judge_registers import (
     CENTURY,
     DAY,
     DOW,
@@ -29,6 +28,7 @@ from tests.test_judge_clock import (
     fields,
     utc,
 )
+from tests.judge_run import MS, SECOND
 
 START = 77 * SECOND + 345 * MS
 """The VM is created in mid-second: its clock ticks in mid-second, too."""

@@ -47,11 +47,12 @@ def online(run: RandomRun, events: list[Sent], folder: Path, rng: random.Random)
     return last
 
 
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_judged_while_it_grows_or_afterwards(tmp_path: Path, rate: float) -> None:
-    for seed in range(6):
-        rng = random.Random(f"rejudge-{rate}-{seed}")
-        run = RandomRun(rng, items=12)
+def test_judged_while_it_grows_or_afterwards(tmp_path: Path, rate: float, vrtc: str) -> None:
+    for seed in range(4):
+        rng = random.Random(f"rejudge-{vrtc}-{rate}-{seed}")
+        run = RandomRun(rng, 12, vrtc)
         events = tampered(run, rng, rate)
         live = online(run, events, tmp_path / str(seed), rng)
         (again,) = rejudge(tmp_path / str(seed))

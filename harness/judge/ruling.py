@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from harness.judge.attribution import TELLING, Match
 from harness.judge.payload import differences
 from harness.judge.stream import Stream
-from harness.judge.updates import ExpectedEvent, Timing, Update
+from harness.judge.updates import ExpectedEvent, SilentMove, Timing, Update
 from harness.judge.verdict import Seen
 
 NOTICE_NS = 400_000_000
@@ -40,6 +40,12 @@ class Ruling:
 def duration(ns: int) -> str:
     """A time for a person: "312 ms" or "1.85 s"."""
     return f"{ns / 1e6:.0f} ms" if abs(ns) < 1_000_000_000 else f"{ns / 1e9:.2f} s"
+
+
+def _told_moves(moves: Sequence[SilentMove]) -> str:
+    """The last three of them."""
+    told = [f"{move.register:#04x}={move.value:#04x} by {move.seconds:+d} s" for move in moves[-3:]]
+    return ", ".join(["...", *told] if len(moves) > 3 else told)
 
 
 class Judgement:
@@ -75,6 +81,8 @@ class Judgement:
             if several:
                 which = f"event {part + 1} of {len(update.events)}"
                 ruling.sentences[sentences:] = [f"{which}: {text}" for text in ruling.sentences[sentences:]]
+        if "payload" in ruling.faults and update.silent_moves:
+            ruling.sentences.append(f"the RTC had been moved without an event: {_told_moves(update.silent_moves)}")
         if ruling.faults and (excuse := self._lagged(update)) is not None:
             ruling.faults, ruling.sentences, ruling.excuses = [], [], [*ruling.excuses, excuse]
         return ruling
