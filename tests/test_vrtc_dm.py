@@ -251,6 +251,40 @@ def test_update_and_periodic_flags_need_their_enable_bit() -> None:
     assert rig.rtc.read(C) == 0x80 | 0x40 | 0x10
 
 
+def test_periodic_flag_comes_every_period_to_the_nanosecond_while_it_is_enabled() -> None:
+    now = [2**60]
+    rtc = DmVrtc(lambda change: None, START, lambda: now[0], per_second=10**9)
+    rtc.write(A, 0x26)
+    rtc.write(B, 0x42)
+    period = 976_562  # 1,024 Hz
+    now[0] += period - 1
+    assert rtc.read(C) == 0
+    now[0] += 1
+    assert rtc.read(C) == 0xC0
+    now[0] += period // 2
+    rtc.write(B, 0x52)  # the rate stays, so the timer goes on
+    now[0] += period - period // 2
+    assert rtc.read(C) & 0xC0 == 0xC0
+    rtc.write(B, 0x02)
+    now[0] += 10 * period
+    assert rtc.read(C) == 0
+    rtc.write(B, 0x42)
+    now[0] += period - 1
+    assert rtc.read(C) == 0, "enabled anew, it begins anew"
+    rtc.write(A, 0x76)  # the divider held: no interrupts
+    now[0] += 10 * period
+    assert rtc.read(C) == 0
+
+
+def test_ticks_on_whole_seconds_of_integer_nanoseconds() -> None:
+    now = [2**60]
+    rtc = DmVrtc(lambda change: None, START, lambda: now[0], per_second=10**9)
+    now[0] = (2**60 // 10**9 + 3) * 10**9 - 1
+    assert rtc.time == START + 2
+    now[0] += 1
+    assert rtc.time == START + 3
+
+
 def test_reset_is_silent_and_begins_anew() -> None:
     rig = Rig()
     rig.write((0x0F, 0x55), (B, HALT), (0, 0x30))
