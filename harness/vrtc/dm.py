@@ -139,11 +139,9 @@ class DmVrtc:
         old, self._time, self._ticked_at = self._time, new, second
         if new in {old, BROKEN}:
             return
-        if self._register_b & r.B_ALARM:
-            first = old + 1 if old != BROKEN and old < new else new
-            if alarm_within(self._bytes, first, new):
-                self._set_flags(self._bytes[r.REGISTER_C] | r.C_ALARM)
-            self._show(new)
+        first = old + 1 if old != BROKEN and old < new else new
+        if self._register_b & r.B_ALARM and alarm_within(self._bytes, first, new):
+            self._set_flags(self._bytes[r.REGISTER_C] | r.C_ALARM)
         if self._register_b & r.B_UPDATE:
             self._set_flags(self._bytes[r.REGISTER_C] | r.C_UPDATE)
 

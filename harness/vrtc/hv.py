@@ -87,7 +87,7 @@ class HvVrtc:
     def read(self, index: int) -> int:
         """The byte of register `index` (0 to 127); 0xff above the century, where ACRN has nothing to read.
 
-        Brings the date registers up to date first. Reading register C clears it.
+        Brings the date registers up to date first.
         Raises ValueError for an index that no port access could carry.
         """
         if not 0 <= index < _SIZE:
@@ -97,12 +97,9 @@ class HvVrtc:
         shown = self._last = self.time
         if 0 < shown <= _LAST_SHOWN:
             self._show(shown)
-        value = self._bytes[index]
-        if index == r.REGISTER_C:
-            self._bytes[index] = 0
-            if self._near_alarm():
-                value |= r.C_INTERRUPT | r.C_ALARM
-        return value
+        if index == r.REGISTER_C and self._near_alarm():
+            return r.C_INTERRUPT | r.C_ALARM  # no other flag is ever set
+        return self._bytes[index]
 
     def write(self, index: int, value: int) -> bool:
         """Write one register; True always, as ACRN's model has no write that fails.
