@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.judge import PASS, PRODUCT_FAULT, GuestJudge
+from harness.judge import INCONCLUSIVE, KNOWN_DEFECT, PASS, PRODUCT_FAULT, GuestJudge
 from tests.judge_cases import AT, DUE, HOUR_ON, final, hour_on, only, registered_guest
-from tests.judge_run import MS, RTC0, SECOND, RunWriter, settled
+from tests.judge_run import MS, RTC0, SECOND, T0, RunWriter, settled
 
 
 @pytest.fixture
@@ -107,3 +108,51 @@ def test_what_the_firmware_did_before_anyone_listened_is_not_judged(tmp_path: Pa
     run.write(AT, 0x04, 0x13)
     run.journal("connected", t_ns=AT + 3 * SECOND)
     assert final(run) == {}
+
+
+# -- what is no RTC change ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_other_vm_events_are_none_of_the_judges_business(run: RunWriter, kind: int) -> None:
+    hour_on(run)
+    run.event(DUE + MS, HOUR_ON)
+    run.event(DUE + 2 * MS, {"vm_event": kind, "source": "dm", "vm": "vm0"})
+    assert only(run).verdict == PASS
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"vm_event": 1, "last_time": 1},
+        {"vm_event": 3},
+        {"vm_event": 0},
+        {"vm_event": True},
+        {"vm_event": "1"},
+        {},
+        [],
+        None,
+        "power-off",
+    ],
+)
+def test_anything_else_is_unexplained(run: RunWriter, payload: Any) -> None:
+    run.do("a", AT, [(0, 0x06, 0x03)])
+    run.event(AT + SECOND, payload)
+    assert only(run).faults == ("unexplained",)
+
+
+BROKEN_UNHALT = ((0, 0x08, 0x02), (MS, 0x0B, 0x82), (2 * MS, 0x07, 0x10), (3 * MS, 0x0B, 0x02))
+
+
+@pytest.mark.parametrize("when", ["before", "while", "after"])
+def test_a_lone_known_defect_is_told_where_somebody_listened(tmp_path: Path, when: str) -> None:
+    run = RunWriter(tmp_path)
+    run.start(T0, 1_706_702_400)  # 31 January 2024
+    for after_ns, register, value in BROKEN_UNHALT:
+        run.write(AT + after_ns, register, value)
+    run.journal("connected", t_ns=AT + (10 if when == "before" else -1) * SECOND)
+    if when == "after":
+        run.journal("end", t_ns=AT + 500 * MS)
+    found = [(verdict.item, verdict.verdict) for verdict in final(run, end=when != "after").values()]
+    word = {"before": None, "while": KNOWN_DEFECT, "after": INCONCLUSIVE}[when]
+    assert found == ([] if word is None else [("background-defect-1", word)])

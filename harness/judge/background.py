@@ -9,7 +9,7 @@ from harness.judge.docket import SPAN_SLACK_NS
 from harness.judge.evidence import Evidence
 from harness.judge.findings import Case
 from harness.judge.readings import Readings
-from harness.judge.ruling import Judgement
+from harness.judge.ruling import Judgement, Ruling
 from harness.judge.verdict import Verdict
 
 CERTAIN_AFTER_NS = 1_000_000_000
@@ -72,11 +72,12 @@ class Background:
                 yield verdict
         for number in sorted(self._lone_withheld):
             event = self._chronicle.withheld[number]
-            if final or now_ns >= event.stamp_ns + self._grace_ns:
+            until_ns = event.stamp_ns + self._grace_ns
+            ruling = self._judgement.rule_silence(event.stamp_ns, until_ns, None if final else now_ns)
+            if final or (now_ns >= until_ns and ruling.waiting_until_ns is None):
                 self._lone_withheld.discard(number)
-                strays = self._attribution.strays(event.stamp_ns, event.stamp_ns + self._grace_ns)
-                name = f"background-defect-{number + 1}"
-                yield Case(name, self._evidence.vm, withheld=[event], strays=strays).verdict(now_ns)
+                if not self._was_before_anyone_listened(until_ns):
+                    yield self._on_withheld(number, ruling).verdict(now_ns)
         yield from self._stray_verdicts(now_ns, final=final)
         for incident in incidents:
             if self._docket.holder_of(incident.t_ns) is None:
@@ -120,8 +121,7 @@ class Background:
         if not final and (now_ns < update.latest_ns or self._evidence.stream.undecided_close(now_ns)):
             return None
         matches = self._attribution.matches(number)
-        spans = self._evidence.journal.open_spans
-        unheard_of = not matches and spans and update.latest_ns < spans[0][0]
+        unheard_of = not matches and self._was_before_anyone_listened(update.latest_ns)
         if unheard_of or update.absorbed_by is not None:
             return None
         ruling = self._judgement.rule(update, matches, self._readings.wanted(number), None if final else now_ns)
@@ -142,6 +142,23 @@ class Background:
             distrust=self._evidence.doubts(update.first_ns, update.latest_ns),
         ).verdict(now_ns)
 
+    def _was_before_anyone_listened(self, t_ns: int) -> bool:
+        """What firmware and kernel do while the guest boots is nobody's business."""
+        spans = self._evidence.journal.open_spans
+        return bool(spans) and t_ns < spans[0][0]
+
+    def _on_withheld(self, number: int, ruling: Ruling) -> Case:
+        event = self._chronicle.withheld[number]
+        until_ns = event.stamp_ns + self._grace_ns
+        return Case(
+            name=f"background-defect-{number + 1}",
+            vm=self._evidence.vm,
+            rulings=[ruling],
+            withheld=[event],
+            strays=self._attribution.strays(event.stamp_ns, until_ns),
+            distrust=self._evidence.doubts(event.stamp_ns, until_ns),
+        )
+
     def _stray_verdicts(self, now_ns: int, *, final: bool) -> Iterator[Verdict]:
         """Events that belong to no update and came while no item was being done."""
         until_ns = now_ns if final else now_ns - self._attribution.reach_ns - CERTAIN_AFTER_NS
@@ -153,7 +170,8 @@ class Background:
             nobody = self._docket.active_at(stray.t_ns, self._grace_ns) is None
             if nobody and not self._near_lone_defect(stray.t_ns):
                 name = f"background-event-{stray.ordinal + 1}"
-                yield Case(name, self._evidence.vm, strays=[stray]).verdict(now_ns)
+                doubts = self._evidence.doubts(stray.t_ns - self._attribution.reach_ns, stray.t_ns)
+                yield Case(name, self._evidence.vm, strays=[stray], distrust=doubts).verdict(now_ns)
 
     def _near_lone_defect(self, t_ns: int) -> bool:
         withheld = self._chronicle.withheld[-64:]

@@ -93,10 +93,12 @@ class Evidence:
         elif isinstance(record, Started):
             self._start(record)
         elif isinstance(record, SystemReset):
-            self.chronicle.system_reset(record)
+            if self.chronicle.system_reset(record):
+                self.trust.known_again(record.stamp_ns)
         elif isinstance(record, ServiceRestart):
             self.stream.restarts_ns.append(record.stamp_ns)
-            self.chronicle.service_restart(record)
+            if self.chronicle.service_restart(record):
+                self.trust.known_again(record.stamp_ns)
             self.disturbed_ns.append(record.stamp_ns)
         elif isinstance(record, ClockStep):
             self.trust.clock_step(record.stamp_ns)
@@ -109,7 +111,8 @@ class Evidence:
             self.disturbed_ns.append(record.stamp_ns)
 
     def _start(self, record: Started) -> None:
-        self.stream.revived()
+        self.stream.started(record.stamp_ns)
+        self.trust.known_again(record.stamp_ns)
         if record.vrtc not in MODELS:
             self.trust.hopeless(f"this judge has no model of the vRTC {record.vrtc!r}")
             return

@@ -237,6 +237,10 @@ class GuestJudge:
             )
             for number in numbers
         ]
+        withheld = self._docket.withheld_of(item)
+        if not updates or withheld:
+            silent_ns = withheld[0].stamp_ns if updates else item.start_ns
+            rulings.append(self._judgement.rule_silence(silent_ns, ripe_ns, None if final else now_ns))
         if not final and any(ruling.waiting_until_ns is not None for ruling in rulings):
             return None
         begin_ns = min([item.start_ns, *(update.first_ns for update in updates)])
@@ -252,7 +256,7 @@ class GuestJudge:
                 for incident in self._stream.faulty_incidents(None if final else now_ns)
                 if self._docket.holder_of(incident.t_ns) is item
             ],
-            withheld=self._docket.withheld_of(item),
+            withheld=withheld,
             writes=writes,
             distrust=self._evidence.doubts(begin_ns, ripe_ns) + ([conflict] if conflict else []),
         )

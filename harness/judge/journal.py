@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from bisect import insort
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +33,28 @@ class Stall:
     to_ns: int
 
 
+OTHER_EVENTS = {1: "power-off", 2: "triple fault"}
+"""VM events (by type) that are no RTC change."""
+_RTC_CHANGE = frozenset(("last_time", "new_time", "delta_time", "raw_events"))
+
+
+def is_other_event(payload: Any) -> bool:
+    """Whether an object tells of another VM event and says nothing of an RTC: of those the witness knows nothing."""
+    if not isinstance(payload, dict) or _RTC_CHANGE & payload.keys():
+        return False
+    kind = payload.get("vm_event")
+    return type(kind) is int and kind in OTHER_EVENTS
+
+
 class Journal:
     """The journal of one guest so far; lists are in order of arrival.
+
+    seen: the objects that are to be judged, whatever they are; times: their arrivals.
 
     stalls: of the listener itself, whose stamps are then late. cpu_stalls: of a processor of its machine, on which
     the service may have run; stamps are right, but what is late then need not be the service's fault.
     attests: whether the listener says now and then that it is alive: then it was, until last_ns, and no longer.
+    unread_spans: (from, to) of the times of which lines could not be read; to is None until another line is.
     open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
     """
 
@@ -49,6 +64,7 @@ class Journal:
         self.incidents: list[Incident] = []
         self.stalls: list[Stall] = []
         self.cpu_stalls: list[Stall] = []
+        self.unread_spans: list[tuple[int, int | None]] = []
         self.open_spans: list[tuple[int, int | None]] = []
         self.attests = False
         self.ended_ns: int | None = None
@@ -61,6 +77,8 @@ class Journal:
         try:
             self._take(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
+            if not self.unread_spans or self.unread_spans[-1][1] is not None:
+                self.unread_spans.append((self.last_ns, None))
             return f"events.jsonl line {self._line} cannot be read ({error!r}): {line[:120]!r}"
         return None
 
@@ -73,9 +91,12 @@ class Journal:
             self.cpu_stalls.append(Stall(int(record["from_ns"]), int(record["to_ns"])))
             return
         t_ns = int(record["t_ns"])
+        if self.unread_spans and self.unread_spans[-1][1] is None:
+            self.unread_spans[-1] = (self.unread_spans[-1][0], t_ns)
         self.attests |= kind == "alive"
         if kind == "object":
-            self._add(t_ns, record["event"])
+            if not is_other_event(record["event"]):
+                self._add(t_ns, record["event"])
         elif kind == "garbage":
             self.incidents.append(Incident(t_ns, "garbage", str(record.get("hex", ""))))
         elif kind == "closed":
@@ -91,11 +112,11 @@ class Journal:
         self.last_ns = max(self.last_ns, t_ns)
 
     def _add(self, t_ns: int, payload: Any) -> None:
-        seen = SeenEvent(t_ns, len(self.seen), payload)
-        self.seen.append(seen)
-        if self.times and t_ns < self.times[-1]:
+        arrival_ns = max(t_ns, self.times[-1]) if self.times else t_ns
+        self.seen.append(SeenEvent(arrival_ns, len(self.seen), payload))
+        self.times.append(arrival_ns)
+        if t_ns < arrival_ns:
             raise ValueError(f"an event's arrival {t_ns} lies before the one before it")
-        insort(self.times, t_ns)
 
     def _close(self, t_ns: int) -> None:
         if not self.open_spans:
@@ -108,6 +129,10 @@ class Journal:
         if not self.open_spans:
             return True
         return any(begin <= t_ns and (end is None or t_ns < end) for begin, end in self.open_spans)
+
+    def unread_within(self, from_ns: int, to_ns: int) -> bool:
+        """Whether a line of that time could not be read: it may have been an event."""
+        return any(begin <= to_ns and (end is None or from_ns <= end) for begin, end in self.unread_spans)
 
     def stalled_ns(self, from_ns: int, to_ns: int) -> int:
         """For how long in that time the listener, or a processor of its machine, stood still."""

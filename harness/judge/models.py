@@ -28,8 +28,8 @@ class Model(Protocol):
     def read(self, access: Access) -> None:
         """A read of the data port: nothing is ever to be heard of it, but it may matter to what follows."""
 
-    def system_reset(self, stamp_ns: int) -> None:
-        """The guest was reset."""
+    def system_reset(self, stamp_ns: int) -> bool:
+        """The guest was reset. Whether that makes this vRTC begin anew, whatever was done to it before."""
 
     def told(self, stamp_ns: int) -> int | None:
         """What the event service is told of this RTC when it starts, and at a system reset: the time it then
@@ -53,9 +53,10 @@ class DmModel:
         """Brings the bytes up to date, as the next write would."""
         self._clock.read(access.register, access.stamp_ns // SECOND_NS)
 
-    def system_reset(self, stamp_ns: int) -> None:
+    def system_reset(self, stamp_ns: int) -> bool:
         """The registers are those of a start, the time is the Service VM's by then."""
         self._clock.reset(self.told(stamp_ns), stamp_ns // SECOND_NS)
+        return True
 
     def told(self, stamp_ns: int) -> int:
         """The Service VM's time: it went on whatever the guest did to its own."""
@@ -78,8 +79,9 @@ class HvModel:
         """The bytes that the next write's outcome is computed from are now those of this moment."""
         self._clock.read(access.register, access.stamp_ns)
 
-    def system_reset(self, stamp_ns: int) -> None:
+    def system_reset(self, stamp_ns: int) -> bool:
         """Leaves this vRTC alone."""
+        return False
 
     def told(self, stamp_ns: int) -> None:
         """Nothing."""

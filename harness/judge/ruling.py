@@ -87,6 +87,16 @@ class Judgement:
             ruling.faults, ruling.sentences, ruling.excuses = [], [], [*ruling.excuses, excuse]
         return ruling
 
+    def rule_silence(self, from_ns: int, until_ns: int, now_ns: int | None) -> Ruling:
+        """The ruling on a time in which nothing may come: whether it would have been heard. What came is a stray."""
+        ruling = Ruling()
+        deaf = self._stream.why_deaf(from_ns, until_ns)
+        if deaf is not None:
+            ruling.excuses.append(f"nothing was to come, but it would not have been heard: {deaf}")
+        elif now_ns is not None and self._stream.attested_ns(now_ns) < until_ns:
+            ruling.waiting_until_ns = until_ns
+        return ruling
+
     def _lagged(self, update: Update) -> str | None:
         """Why the service may not have known of a write before the window after the one before it had passed."""
         for before, raw in itertools.pairwise(update.raws):
@@ -105,6 +115,9 @@ class Judgement:
 
     def _rule_dead(self, ruling: Ruling, event: ExpectedEvent, own: Sequence[Match], restart_ns: int | None) -> None:
         """The service was restarted before the event was safely out: none may come, unless it was close."""
+        lost = None if own else self._stream.why_lost(event)
+        if lost is not None:
+            ruling.excuses.append(lost)
         close = restart_ns is not None and abs(restart_ns - event.due_ns) < self._timing.late_ns
         for place, match in enumerate(own):
             allowed = close and place == 0 and match.exact and match.in_time

@@ -14,6 +14,7 @@ DEATH_NOTICE_NS = 1_000_000_000
 """Within this time after the stream closed a death of the device model must have become known."""
 WAKE_NS = 20_000_000
 """After a stall the listener may need this long to note what waited for it."""
+UNREAD = "a line of events.jsonl that cannot be read may have been the event"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Stream:
         self.restarts_ns: list[int] = []
         self._timing = timing
         self._exit_record = exit_record
-        self._death: Death | None = None
+        self._deaths: list[Death] = []
+        self._starts_ns: list[int] = []
         self._exit_read = False
         self._concluded_ns: int | None = None
 
@@ -44,19 +46,26 @@ class Stream:
 
     def ended(self, stamp_ns: int, reason: str) -> None:
         """The trace says that the device model ended."""
-        if self._death is None:
-            self._death = Death(stamp_ns, reason)
+        if not self._is_dead:
+            self._deaths.append(Death(stamp_ns, reason))
 
-    def revived(self) -> None:
-        """The trace says that the device model began (again)."""
-        self._death = None
+    def started(self, stamp_ns: int) -> None:
+        """The trace says that the device model began (or another one in its place)."""
+        self._starts_ns.append(stamp_ns)
 
     @property
-    def death(self) -> Death | None:
-        """The device model's end, if it is known to have ended."""
-        if self._death is None and not self._exit_read and self._closed_last() is not None:
+    def _is_dead(self) -> bool:
+        return bool(self._deaths) and not any(start > self._deaths[-1].t_ns for start in self._starts_ns)
+
+    def _died(self, alive_ns: int, until_ns: int) -> Death | None:
+        """The end, by until_ns, of the device model that ran or was to run at alive_ns."""
+        if not self._is_dead and not self._exit_read and self._closed_last() is not None:
             self._read_exit_record()
-        return self._death
+        for death in self._deaths:
+            revived = any(death.t_ns < start <= alive_ns for start in self._starts_ns)
+            if death.t_ns <= until_ns and not revived:
+                return death
+        return None
 
     def _closed_last(self) -> Incident | None:
         closed = [incident for incident in self.journal.incidents if incident.fault == "closed"]
@@ -74,12 +83,11 @@ class Stream:
         told = [record.get(key) for key in ("t_ns", "ended_ns", "stamp_ns")]
         t_ns = next((t for t in told if type(t) is int), closed.t_ns)
         texts = [record.get(key) for key in ("text", "problem", "reason", "error")]
-        self._death = Death(t_ns, next((str(text) for text in texts if text), "see exit.json"))
+        self._deaths.append(Death(t_ns, next((str(text) for text in texts if text), "see exit.json")))
 
     def is_explained(self, closed: Incident) -> bool:
         """Whether the stream was closed because the device model died or was restarted."""
-        death = self.death
-        if death is not None and death.t_ns <= closed.t_ns + DEATH_NOTICE_NS:
+        if self._died(closed.t_ns, closed.t_ns + DEATH_NOTICE_NS) is not None:
             return True
         return any(abs(restart - closed.t_ns) <= 2 * DEATH_NOTICE_NS for restart in self.restarts_ns)
 
@@ -108,18 +116,43 @@ class Stream:
         closed = self._closed_last()
         return closed is not None and now_ns < closed.t_ns + DEATH_NOTICE_NS and not self.is_explained(closed)
 
+    def why_lost(self, event: ExpectedEvent) -> str | None:
+        """Whether the event was in flight when the device model ended, in words; None where it was not."""
+        death = self._died(event.first_ns, event.latest_ns)
+        return None if death is None else f"in flight when the device model ended ({death.reason})"
+
+    def why_deaf(self, from_ns: int, until_ns: int) -> str | None:
+        """Why silence in that time says nothing; None where an event would have been heard.
+
+        A service that is restarted in between is silent from then on: it has forgotten what it was to say.
+        """
+        until_ns = min([until_ns, *(restart for restart in self.restarts_ns if restart > from_ns)])
+        death = self._died(from_ns, until_ns)
+        if death is not None:
+            return f"the device model ended meanwhile ({death.reason})"
+        if not self.journal.listening_at(from_ns):
+            return "nobody was listening"
+        if self.journal.unread_within(from_ns, until_ns):
+            return UNREAD
+        ended_ns = self.heard_until(from_ns)
+        return None if ended_ns is None or ended_ns >= until_ns else f"{self._how_it_ended(ended_ns)} meanwhile"
+
+    def _how_it_ended(self, ended_ns: int) -> str:
+        closed = any(i.fault == "closed" and i.t_ns == ended_ns for i in self.journal.incidents)
+        return "the event stream was closed" if closed else "the listening ended"
+
     def why_unheard(self, event: ExpectedEvent, until_ns: int) -> str | None:
         """Why an event that is not there by until_ns need not be the service's fault; None where it is."""
-        death = self.death
-        if death is not None and death.t_ns <= event.latest_ns:
-            return f"in flight when the device model ended ({death.reason})"
+        lost = self.why_lost(event)
+        if lost is not None:
+            return lost
         if not self.journal.listening_at(event.due_ns - self._timing.early_ns):
             return "nobody was listening when the event was due"
+        if self.journal.unread_within(event.first_ns, until_ns):
+            return UNREAD
         ended_ns = self.heard_until(event.due_ns - self._timing.early_ns)
         if ended_ns is not None and ended_ns <= event.latest_ns:
-            closed = any(i.fault == "closed" and i.t_ns == ended_ns for i in self.journal.incidents)
-            how = "the event stream was closed" if closed else "the listening ended"
-            return f"{how} before the event had to be there"
+            return f"{self._how_it_ended(ended_ns)} before the event had to be there"
         until_ns = until_ns if ended_ns is None else min(until_ns, ended_ns)
         heard_ns = until_ns - event.due_ns - self.journal.stalled_ns(event.due_ns, until_ns)
         if heard_ns < event.latest_ns - event.due_ns:

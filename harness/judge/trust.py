@@ -19,6 +19,8 @@ class Trust:
         self._new: list[InfrastructureError] = []
         self._hopeless: list[str] = []
         self._problems: list[Problem] = []
+        self._unknown_from: Problem | None = None
+        self._unknown: list[tuple[Problem, int]] = []
         self._suspects: list[Problem] = []
         self._steps_ns: list[int] = []
 
@@ -36,8 +38,16 @@ class Trust:
         """A part of the trace not to be trusted; a suspected one only if no clock step explains it."""
         if problem.suspected:
             self._suspects.append(problem)
-        else:
-            self._confirm(problem)
+            return
+        self._confirm(problem)
+        if self._unknown_from is None:
+            self._unknown_from = problem
+
+    def known_again(self, stamp_ns: int) -> None:
+        """The vRTC begins anew: whatever went before, its state is known from there on."""
+        if self._unknown_from is not None:
+            self._unknown.append((self._unknown_from, stamp_ns))
+            self._unknown_from = None
 
     def clock_step(self, stamp_ns: int) -> None:
         """The wall clock was stepped at that time."""
@@ -65,7 +75,15 @@ class Trust:
     def against(self, from_ns: int, to_ns: int) -> list[str]:
         """What speaks against the evidence of that time."""
         found = [*self._problems, *(problem for problem in self._suspects if not self._explained(problem))]
-        return self._hopeless + [p.text for p in found if from_ns <= p.until_ns and p.stamp_ns <= to_ns]
+        texts = [p.text for p in found if from_ns <= p.until_ns and p.stamp_ns <= to_ns]
+        unknown = [p.text for p, until_ns in self._unknown if from_ns < until_ns and p.stamp_ns <= to_ns]
+        if self._unknown_from is not None and self._unknown_from.stamp_ns <= to_ns:
+            unknown.append(self._unknown_from.text)
+        return (
+            self._hopeless
+            + texts
+            + [f"{text} (and the vRTC's state is unknown since)" for text in unknown if text not in texts]
+        )
 
     def _explained(self, problem: Problem) -> bool:
         return any(abs(step - problem.stamp_ns) <= STEP_NEARBY_NS for step in self._steps_ns)

@@ -234,17 +234,22 @@ class Chronicle:
         self._model = MODELS[record.vrtc](record)
         self._begin_service(record.stamp_ns)
 
-    def system_reset(self, record: SystemReset) -> None:
-        """The guest was reset: where that resets its RTC, the service is told; what is pending stays."""
-        if self._model is not None:
-            self._model.system_reset(record.stamp_ns)
-            self._tell(record.stamp_ns)
+    def system_reset(self, record: SystemReset | ServiceRestart) -> bool:
+        """The guest was reset: where that resets its RTC, the service is told; what is pending stays.
 
-    def service_restart(self, record: ServiceRestart) -> None:
+        Returns whether the RTC begins anew.
+        """
+        if self._model is None:
+            return False
+        begins_anew = self._model.system_reset(record.stamp_ns)
+        self._tell(record.stamp_ns)
+        return begins_anew
+
+    def service_restart(self, record: ServiceRestart) -> bool:
         """A full reset: a system reset, and the service forgets its chain and what was pending."""
-        if self._model is not None:
-            self._model.system_reset(record.stamp_ns)
+        begins_anew = self.system_reset(record)
         self._begin_service(record.stamp_ns)
+        return begins_anew
 
     def _begin_service(self, stamp_ns: int) -> None:
         self._chain = Chain()

@@ -83,7 +83,8 @@ class Ended:
 class Problem:
     """A part of the record that cannot be trusted, between two stamps as far as they are known.
 
-    suspected: a clock step recorded nearby would explain it.
+    suspected: the stamps alone are in doubt, and a clock step recorded nearby would explain it. Else a line
+    could not be read, which may have been an access: from there on nobody knows the state of the vRTC.
     """
 
     stamp_ns: int
