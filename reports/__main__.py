@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "lines":
             colour = colour_wanted(sys.stdout)
             for verdict in run.verdicts():
-                print(verdict_line(verdict, colour=colour))
+                print(verdict_line(verdict, vrtc=run.vrtc(verdict.vm), colour=colour))
         elif options.command == "html":
             return _html(run)
         else:

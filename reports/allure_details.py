@@ -65,8 +65,8 @@ def title(verdict: Mapping[str, Any] | Verdict) -> str:
     return f"{v.item}: {told}" if told else v.item
 
 
-def labels(verdict: Mapping[str, Any] | Verdict) -> dict[str, str]:
-    """Allure labels: they group and filter the report. `verdict` and `defect` are our own."""
+def labels(verdict: Mapping[str, Any] | Verdict, vrtc: str | None = None) -> dict[str, str]:
+    """Allure labels: they group and filter the report. `verdict`, `vrtc` and `defect` are our own."""
     v = parse_verdict(verdict)
     found = {
         "epic": EPIC,
@@ -76,25 +76,28 @@ def labels(verdict: Mapping[str, Any] | Verdict) -> dict[str, str]:
         "verdict": v.verdict,
         "guest": v.vm,
     }
+    if vrtc is not None:
+        found["vrtc"] = vrtc
     if v.defect:
         found["defect"] = v.defect
         found["tag"] = v.defect
     return found
 
 
-def parameters(verdict: Mapping[str, Any] | Verdict) -> dict[str, str]:
+def parameters(verdict: Mapping[str, Any] | Verdict, vrtc: str | None = None) -> dict[str, str]:
     """What the update was and how it went, for the report's parameter list."""
     v = parse_verdict(verdict)
-    found = {"guest": v.vm, "mode": v.mode, "order": order_text(v.order)}
+    found = {"guest": v.vm, "vRTC": vrtc or "", "mode": v.mode, "order": order_text(v.order)}
     if v.latency_ms is not None:
         found["ms after due"] = f"{v.latency_ms:.2f}"
     found["events seen"] = str(len(v.seen))
     return {name: value for name, value in found.items() if value}
 
 
-def describe(verdict: Mapping[str, Any] | Verdict) -> None:
+def describe(verdict: Mapping[str, Any] | Verdict, vrtc: str | None = None) -> None:
     """Sets title, labels, severity and parameters of the running test. Does nothing without `--alluredir`.
 
+    vrtc: the guest's, where it is known.
     To be called while the test itself runs: what is said in a fixture is lost (allure-pytest sets the title
     again after the setup), and what is attached there is filed under the fixture.
     Parameters are excluded from the test's identity: histories and retries go by the item's name.
@@ -103,9 +106,9 @@ def describe(verdict: Mapping[str, Any] | Verdict) -> None:
 
     dynamic: Any = allure.dynamic
     dynamic.title(title(verdict))
-    for name, value in labels(verdict).items():
+    for name, value in labels(verdict, vrtc).items():
         dynamic.label(name, value)
-    for name, value in parameters(verdict).items():
+    for name, value in parameters(verdict, vrtc).items():
         dynamic.parameter(name, value, excluded=True)
 
 

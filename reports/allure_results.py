@@ -50,8 +50,10 @@ def _result(run: RunDir, v: Verdict, identity: str) -> dict[str, Any]:
         "fullName": f"scenarios#{v.item}",
         "status": _STATUSES.get(v.verdict, "unknown"),
         "stage": "finished",
-        "labels": [{"name": name, "value": value} for name, value in labels(v).items()],
-        "parameters": [{"name": n, "value": w, "excluded": True} for n, w in parameters(v).items()],
+        "labels": [{"name": name, "value": value} for name, value in labels(v, run.vrtc(v.vm)).items()],
+        "parameters": [
+            {"name": n, "value": w, "excluded": True} for n, w in parameters(v, run.vrtc(v.vm)).items()
+        ],
     }
     if message:
         result["statusDetails"] = {"message": message}

@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from reports.failure import compare, headline, source_of
+from reports.failure import compare, headline
+from reports.reads import reads_of
 from reports.rundir import RunDir, open_run
 from reports.timeline import plain_timeline
 from reports.timeline_svg import svg_timeline
@@ -51,7 +52,8 @@ def bundle(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) -
 
 
 def _document(run: RunDir, v: Verdict) -> Iterable[str]:
-    yield f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(headline(v))}</title>'
+    title = escape(headline(v, run.vrtc(v.vm)))
+    yield f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{_STYLE}</style></head><body>"
     badge = _BADGES.get(v.verdict, "#555")
     yield f'<h1><span class="b" style="background:{badge}">{escape(v.verdict)}</span>'
@@ -60,10 +62,11 @@ def _document(run: RunDir, v: Verdict) -> Iterable[str]:
     yield f"<h2>Replay</h2><pre>{escape(run.replay_command(v))}</pre><br>"
     yield from _facts(run, v)
     yield from _events(run, v)
-    picture = svg_timeline(v, run.window_ns)
+    reads = reads_of(run, v)
+    picture = svg_timeline(v, run.window_ns, reads)
     if picture:
         yield f'<h2>Timeline</h2><div class="p">{picture}</div>'
-    yield from _folded("Timeline as text", plain_timeline(v, run.window_ns))
+    yield from _folded("Timeline as text", plain_timeline(v, run.window_ns, reads))
     yield from _folded("Raw trace lines of the update: arrival ns, stamp ns, line", run.trace_lines(v))
     yield from _folded("Event stream as received", run.event_lines(v))
     report = run.agent_report(v)
@@ -86,6 +89,7 @@ def _facts(run: RunDir, v: Verdict) -> Iterable[str]:
     versions = run.info.get("versions")
     facts = [
         ("mode", v.mode),
+        ("vRTC", {"dm": "the device model's (dm)", "hv": "the hypervisor's (hv)"}.get(run.vrtc(v.vm) or "", "")),
         ("order", order_text(v.order)),
         ("after due", "" if v.latency_ms is None else f"{v.latency_ms:+.2f} ms"),
         ("defect", v.defect or ""),
@@ -110,7 +114,7 @@ def _events(run: RunDir, v: Verdict) -> Iterable[str]:
     for expected, seen in pair_events(v):
         wanted = "expected" if expected else "one too many"
         yield f"<table><tr><th></th><th>{wanted}</th><th>{'seen' if seen else 'missing'}</th><th></th></tr>"
-        for row in compare(v, expected, seen, source_of(run, v)):
+        for row in compare(v, expected, seen, run.vrtc(v.vm)):
             cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
             mark = ' class="d"' if row[3] else ""
             yield f"<tr{mark}>{cells}</tr>"

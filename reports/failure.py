@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reports.reads import reads_of
 from reports.rundir import RunDir, open_run, shown_path
 from reports.timeline import plain_timeline
 from reports.verdicts import (
@@ -37,15 +38,15 @@ def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) 
     """The whole explanation as text, several lines. Raises as `open_run` does."""
     run = open_run(run_dir)
     v = parse_verdict(verdict)
-    source = source_of(run, v)
-    lines = [headline(v)]
+    source = run.vrtc(v.vm)  # each vRTC has a source of its own, called like it
+    lines = [headline(v, source)]
     if v.diagnosis:
         lines.append(f"  {v.diagnosis}")
     lines += ["", f"expected {_count(len(v.expected))}, seen {_count(len(v.seen))}"]
     for number, (expected, seen) in enumerate(pair_events(v), 1):
         lines += _side_by_side(number, v, expected, seen, source)
     lines += ["", "timeline"]
-    lines += [f"  {line}" for line in plain_timeline(v, run.window_ns)]
+    lines += [f"  {line}" for line in plain_timeline(v, run.window_ns, reads_of(run, v))]
     lines += ["", f"replay:   {run.replay_command(v)}"]
     lines.append(
         f"records:  {shown_path(run.guest(v.vm))}/ (trace.log, events.jsonl, agent.jsonl, console.log)"
@@ -53,9 +54,10 @@ def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) 
     return "\n".join(lines)
 
 
-def headline(v: Verdict) -> str:
-    """`product fault: vm0 random_order_running-007 (running, order 32 09 08 07 04 02 00)`."""
-    about = [part for part in (v.mode, f"order {order_text(v.order)}" if v.order else "") if part]
+def headline(v: Verdict, vrtc: str | None = None) -> str:
+    """`product fault: vm0 random_order_running-007 (running, order 32 09 08 07 04 02 00)`; `vrtc` where it is hv."""
+    on = "on the hypervisor's vRTC" if vrtc == "hv" else ""
+    about = [part for part in (v.mode, f"order {order_text(v.order)}" if v.order else "", on) if part]
     defect = f" {v.defect}" if v.defect else ""
     return f"{v.verdict}{defect}: {v.vm} {v.item}" + (f" ({', '.join(about)})" if about else "")
 
@@ -76,14 +78,6 @@ def compare(
         rows.append((plain(field), left, right, _difference(field, wanted, got) if both else ""))
     rows.append(_arrival(expected, seen))
     return rows
-
-
-def source_of(run: RunDir, v: Verdict) -> str | None:
-    """The `source` that the guest's events must carry, where run.json says which vRTC it has."""
-    guests = run.info.get("guests")
-    guest = guests.get(v.vm) if isinstance(guests, Mapping) else None
-    vrtc = guest.get("vrtc") if isinstance(guest, Mapping) else None
-    return vrtc if vrtc in ("dm", "hv") else None
 
 
 def _side_by_side(

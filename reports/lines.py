@@ -13,15 +13,21 @@ _COLOURS = {PASS: "32", FAULT: "1;31", DEFECT: "33", INCONCLUSIVE: "35"}
 _LABEL_WIDTH = 13
 
 
-def verdict_line(verdict: Mapping[str, Any] | Verdict, *, colour: bool = False) -> str:
-    """One line, without its end. `colour` paints the verdict (see `colour_wanted`)."""
+def verdict_line(
+    verdict: Mapping[str, Any] | Verdict, *, vrtc: str | None = None, colour: bool = False
+) -> str:
+    """One line, without its end. `colour` paints the verdict (see `colour_wanted`).
+
+    vrtc: the guest's; it is told where it is the hypervisor's and no name says so.
+    """
     v = parse_verdict(verdict)
+    untold = vrtc == "hv" and "hv" not in [*v.vm.split("-"), *v.item.split("-")]
     label = _LABELS.get(v.verdict, v.verdict).ljust(_LABEL_WIDTH)
     if colour and v.verdict in _COLOURS:
         label = f"\x1b[{_COLOURS[v.verdict]}m{label}\x1b[0m"
     columns = (
         label,
-        f"{v.vm:<6}",
+        f"{v.vm + ' hv' if untold else v.vm:<7}",
         f"{v.item:<26}",
         f"{v.mode:<7}",
         f"order {order_text(v.order):<20}",

@@ -80,6 +80,13 @@ class RunDir:
         """The folder of one guest. A name with a path in it can only come from damage: it stays inside."""
         return self.path / Path(vm).name
 
+    def vrtc(self, vm: str) -> str | None:
+        """Whose virtual RTC the guest has: `dm`, `hv`, or None where run.json does not say."""
+        guests = self.info.get("guests")
+        guest = guests.get(vm) if isinstance(guests, Mapping) else None
+        vrtc = guest.get("vrtc") if isinstance(guest, Mapping) else None
+        return vrtc if vrtc in ("dm", "hv") else None
+
     def wall_ns(self, monotonic_ns: int) -> int | None:
         """A monotonic moment as wall-clock ns since 1970, by the mapping taken when the run began."""
         clock = self.info.get("clock")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 KeyOf = Callable[[bytes], "int | None"]
@@ -49,6 +49,24 @@ def lines_between(path: Path, key_of: KeyOf, from_ns: int, to_ns: int) -> list[s
             found.append(line.decode("utf-8", "replace"))
             at = end + 1
         return found
+
+
+def lines_before(path: Path, key_of: KeyOf, before_ns: int) -> Iterator[str]:
+    """Complete lines of `path` whose key is below `before_ns`, the last one first; none if there is no such file.
+
+    Raises OSError where the file cannot be read.
+    """
+    try:
+        if path.stat().st_size == 0:
+            return
+    except FileNotFoundError:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        end = _first_at_or_after(data, data.rfind(b"\n") + 1, key_of, before_ns)
+        while end > 0:
+            start = data.rfind(b"\n", 0, end - 1) + 1
+            yield data[start : end - 1].decode("utf-8", "replace")
+            end = start
 
 
 def _first_at_or_after(data: mmap.mmap, size: int, key_of: KeyOf, wanted: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,9 +30,11 @@ class Totals:
     seconds: float | None
     beside: int
 
-    def count(self, verdict: str, mode: str | None = None) -> int:
-        """How many updates have this verdict (in this mode)."""
-        return sum(v.verdict == verdict and (mode is None or v.mode == mode) for v in self.verdicts)
+    def count(self, verdict: str, mode: str | None = None, vms: Collection[str] | None = None) -> int:
+        """How many updates have this verdict (in this mode, on one of these guests)."""
+        return sum(
+            v.verdict == verdict and mode in (None, v.mode) and (vms is None or v.vm in vms) for v in self.verdicts
+        )
 
     @property
     def defects(self) -> Counter[str]:
@@ -86,7 +88,7 @@ def summary(
     run = open_run(run_dir)
     numbers = totals(run.verdicts())
     lines = _head(run, numbers)
-    lines += ["", *_counts(numbers)]
+    lines += ["", *_counts(run, numbers)]
     lines += ["", *_figures(numbers)]
     for block in (_faults(run, numbers), _defects(numbers), _errors(run, numbers), _damage(run)):
         lines += ["", *block] if block else []
@@ -119,14 +121,24 @@ def _head(run: RunDir, numbers: Totals) -> list[str]:
     ]
 
 
-def _counts(numbers: Totals) -> list[str]:
+def _counts(run: RunDir, numbers: Totals) -> list[str]:
+    """Updates by verdict and mode; where both vRTCs were at work, by these too."""
+    guests: dict[str, set[str]] = {}
+    for verdict in numbers.verdicts:
+        guests.setdefault(run.vrtc(verdict.vm) or "?", set()).add(verdict.vm)
     modes = sorted({v.mode or "-" for v in numbers.verdicts})
     names = [*VERDICTS, *sorted({v.verdict for v in numbers.verdicts} - set(VERDICTS))]
     lines = [f"{'verdict':<18}" + "".join(f"{mode:>9}" for mode in modes) + f"{'all':>9}"]
     for name in names:
-        cells = [numbers.count(name, "" if mode == "-" else mode) for mode in modes]
-        lines.append(f"{name:<18}" + "".join(f"{cell:>9}" for cell in [*cells, numbers.count(name)]))
+        lines.append(_row(numbers, name, modes, name, None))
+        if len(guests) > 1 and numbers.count(name):
+            lines += [_row(numbers, name, modes, f"  {vrtc}", guests[vrtc]) for vrtc in sorted(guests)]
     return lines
+
+
+def _row(numbers: Totals, verdict: str, modes: Sequence[str], title: str, vms: Collection[str] | None) -> str:
+    cells = [numbers.count(verdict, "" if mode == "-" else mode, vms) for mode in modes]
+    return f"{title:<18}" + "".join(f"{cell:>9}" for cell in [*cells, numbers.count(verdict, None, vms)])
 
 
 def _figures(numbers: Totals) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from dataclasses import dataclass
 
+from reports.reads import NO_READS, Reads, RtcAccess
 from reports.verdicts import RegisterWrite, Seen, Verdict, plain
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One row of a timeline: `at_ns` in monotonic ns, `kind` is write, due, late or event.
+    """One row of a timeline: `at_ns` in monotonic ns, `kind` is write, read, due, late or event.
 
     `label` is what a picture has room for, on two short lines; `window` what happens to the settle window.
     """
@@ -22,12 +25,12 @@ class Moment:
     label: tuple[str, str] = ("", "")
 
 
-_RANK = {"write": 0, "due": 1, "event": 2, "late": 3}
+_RANK = {"write": 0, "read": 0, "due": 1, "event": 2, "late": 3}
 
 
-def moments(verdict: Verdict, window_ns: int = 1_000_000_000) -> list[Moment]:
+def moments(verdict: Verdict, window_ns: int = 1_000_000_000, reads: Reads = NO_READS) -> list[Moment]:
     """Everything that happened to the update, in order of time."""
-    rows = _write_moments(verdict, window_ns)
+    rows = [*_write_moments(verdict, window_ns), *_read_moments(verdict, reads.later)]
     for expected in verdict.expected:
         if expected.due_ns is not None:
             rows.append(
@@ -53,13 +56,19 @@ def moments(verdict: Verdict, window_ns: int = 1_000_000_000) -> list[Moment]:
     return sorted(rows, key=lambda row: (row.at_ns, _RANK[row.kind]))
 
 
-def plain_timeline(verdict: Verdict, window_ns: int = 1_000_000_000) -> list[str]:
-    """Lines of ASCII; times are ms after the first write."""
+def plain_timeline(verdict: Verdict, window_ns: int = 1_000_000_000, reads: Reads = NO_READS) -> list[str]:
+    """Lines of ASCII; times are ms after the first write.
+
+    reads: what the guest read meanwhile, where that matters (the hypervisor's vRTC).
+    """
     origin = verdict.origin_ns
-    rows = moments(verdict, window_ns)
+    rows = moments(verdict, window_ns, reads)
     if origin is None or not rows:
         return ["nothing was written and nothing arrived"]
     lines = [f"{'ms':>10}  {'what':<48}  settle window"]
+    if reads.as_of is not None:
+        text = f"{reads.as_of.text}: what is not written since stands as of here"
+        lines.append(f"{(reads.as_of.at_ns - origin) / 1e6:>10.3f}  {text}")
     before: Moment | None = None
     waiting = False
     for row in rows:
@@ -100,6 +109,18 @@ def _write_moments(verdict: Verdict, window_ns: int) -> list[Moment]:
             )
         )
         announced_before = write.stamp_ns
+    return rows
+
+
+def _read_moments(verdict: Verdict, reads: tuple[RtcAccess, ...]) -> list[Moment]:
+    """Reads with no write between them are one row: a driver reads all registers, several times over."""
+    rows = []
+    stamps = sorted(write.stamp_ns for write in verdict.writes)
+    for _, group in itertools.groupby(reads, lambda read: bisect.bisect(stamps, read.at_ns)):
+        first, *others = group
+        more = f" and {len(others)} more" if others else ""
+        text = f"{first.text}{more}: registers refreshed"
+        rows.append(Moment(first.at_ns, "read", text, label=(f"read {first.index:02x}", more.strip())))
     return rows
 
 

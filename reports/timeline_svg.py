@@ -6,13 +6,14 @@ import math
 from html import escape
 from itertools import pairwise
 
+from reports.reads import NO_READS, Reads
 from reports.timeline import Moment, moments
 from reports.verdicts import Verdict
 
 _LEFT, _RIGHT = 40, 60
 _AXIS = 92
 _HEIGHT = 180
-_LEGEND = "ms after the first write; blue writes announce, grey ones say nothing; green: the event is in time"
+_LEGEND = "ms after the first write; blue writes announce, what is grey says nothing; green: the event is in time"
 _COLOURS = {
     "write": "#2563a8",
     "quiet": "#9aa3ad",
@@ -23,12 +24,12 @@ _COLOURS = {
 }
 
 
-def svg_timeline(verdict: Verdict, window_ns: int = 1_000_000_000) -> str:
+def svg_timeline(verdict: Verdict, window_ns: int = 1_000_000_000, reads: Reads = NO_READS) -> str:
     """An `<svg>` element. Gaps are drawn by their logarithm, so that 30 us and 1 s can both be seen.
 
     Empty where nothing is known of the update.
     """
-    rows = moments(verdict, window_ns)
+    rows = moments(verdict, window_ns, reads)
     origin = verdict.origin_ns
     if not rows or origin is None:
         return ""
@@ -96,7 +97,8 @@ def _gaps(rows: list[Moment], xs: list[float]) -> list[str]:
 
 
 def _mark(row: Moment, x: float, at_ms: float, *, low: bool) -> list[str]:
-    kind = "wrong" if row.wrong else "quiet" if row.kind == "write" and not row.window else row.kind
+    quiet = row.kind == "read" or (row.kind == "write" and not row.window)
+    kind = "wrong" if row.wrong else "quiet" if quiet else row.kind
     colour = _COLOURS[kind]
     head, below = row.label
     y = 146 if low else 132

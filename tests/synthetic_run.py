@@ -17,7 +17,9 @@ WRITE_GAP = 31_000
 class SyntheticRun:
     """A run directory under construction; every method writes what the harness would have written by then."""
 
-    def __init__(self, path: Path, *, guests: tuple[str, ...] = ("vm0",), seed: int = 42) -> None:
+    def __init__(
+        self, path: Path, *, guests: tuple[str, ...] = ("vm0",), on_hv: tuple[str, ...] = (), seed: int = 42
+    ) -> None:
         self.path = path
         self.guests = guests
         self.info: dict[str, Any] = {
@@ -32,7 +34,9 @@ class SyntheticRun:
             "clock": {"monotonic_ns": BOOT, "wall_ns": 1_795_000_000_000_000_000},
             "window_ns": WINDOW,
             "estimate_tolerance": 0,
-            "guests": {name: {"machine": "pc", "vrtc": "dm"} for name in guests},
+            "guests": {
+                name: {"machine": "pc", "vrtc": "hv" if name in on_hv else "dm"} for name in guests
+            },
             "errors": [],
         }
         for name in guests:
@@ -119,6 +123,13 @@ class SyntheticRun:
             **changes,
         }
 
+    def access(self, vm: str, stamp: int, index: int, value: int, kind: str = "write") -> None:
+        """One register access as the trace has it: the index port's write, then the data port."""
+        for how, addr, byte, region in (("write", 0x70, index, "rtc-index"), (kind, 0x71, value, "rtc")):
+            raw = f"77@1795511679.603286:memory_region_ops_{how} cpu 0 mr 0x55 addr {addr:#x}"
+            raw += f" value {byte:#x} size 1 name '{region}'"
+            self._line(vm, "trace.log", f"{stamp + 20_000} {stamp} {raw}")
+
     def append(self, vm: str, name: str, text: str) -> None:
         with (self.path / vm / name).open("a", encoding="utf-8") as file:
             file.write(text)
@@ -128,10 +139,7 @@ class SyntheticRun:
 
     def _records(self, vm: str, verdict: dict[str, Any], first: int, last: int) -> None:
         for stamp, index, value, _ in verdict["writes"]:
-            for addr, byte, region in ((0x70, index, "rtc-index"), (0x71, value, "rtc")):
-                raw = f"77@1795511679.603286:memory_region_ops_write cpu 0 mr 0x55 addr {addr:#x}"
-                raw += f" value {byte:#x} size 1 name '{region}'"
-                self._line(vm, "trace.log", f"{stamp + 20_000} {stamp} {raw}")
+            self.access(vm, stamp, index, value)
         for seen in verdict["seen"]:
             journal = {"t_ns": seen["t_ns"], "kind": "object", "event": seen["event"]}
             self._line(vm, "events.jsonl", json.dumps(journal))

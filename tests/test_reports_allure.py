@@ -63,6 +63,13 @@ def test_title_labels_and_parameters_tell_the_update(run: SyntheticRun) -> None:
     assert parameters(verdict)["ms after due"] == "0.31"
 
 
+def test_the_vrtc_is_a_label_and_a_parameter_where_it_is_known(run: SyntheticRun) -> None:
+    verdict = run.update("a-0")
+
+    assert (labels(verdict, "hv")["vrtc"], parameters(verdict, "hv")["vRTC"]) == ("hv", "hv")
+    assert "vrtc" not in labels(verdict) and "vRTC" not in parameters(verdict)
+
+
 def test_a_fault_is_more_severe_than_a_pass(run: SyntheticRun) -> None:
     assert labels(run.update("a-0", verdict="product fault"))["severity"] == "critical"
     assert labels(run.update("a-1"))["severity"] == "normal"

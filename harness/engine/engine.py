@@ -215,6 +215,10 @@ class Engine:
         with self._changed:
             return list(self._beside.values())
 
+    def vrtc(self, vm: str) -> str | None:
+        """Whose virtual RTC this guest of the run has."""
+        return next((kind.vrtc for kind in self._bench.guests if kind.name == self._kinds.get(vm)), None)
+
     @property
     def repeated(self) -> int:
         """How many decisions could not be made because something stood still."""
