@@ -76,6 +76,7 @@ class AcrnMonitor:
     def close(self) -> None:
         """Hang up, and remove the socket."""
         os.write(self._stop_write, b"\0")
+        _shut_down(self._listener.socket)  # nobody is to get in while the one who is there is being thrown out
         with self._lock:
             if self._client is not None:
                 _shut_down(self._client)  # the thread itself may be waiting to send to it
@@ -163,10 +164,10 @@ class AcrnMonitor:
                 client.close()
 
 
-def _shut_down(client: socket.socket) -> None:
-    """Hang up so that whoever waits to send to the client waits no longer."""
-    with contextlib.suppress(OSError):  # it may have left
-        client.shutdown(socket.SHUT_RDWR)
+def _shut_down(connection: socket.socket) -> None:
+    """End what goes over it: whoever waits for the other side waits no longer."""
+    with contextlib.suppress(OSError):  # the other side may have left
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _parse(data: bytes) -> tuple[str | None, str | None]:
