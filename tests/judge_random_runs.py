@@ -167,7 +167,7 @@ class RandomRun:
 
     # -- writing it down ---------------------------------------------------------------------------------
 
-    def lines(self, events: list[Sent]) -> list[tuple[int, Callable[[RunWriter], None]]]:
+    def lines(self, events: list[Sent], *, agent: bool = True) -> list[tuple[int, Callable[[RunWriter], None]]]:
         """What to write and when, in the order in which the files would grow."""
         begin_ns = self._start_ns
         found: list[tuple[int, Callable[[RunWriter], None]]] = [
@@ -180,7 +180,8 @@ class RandomRun:
             for step in steps:
                 found.append((start_ns + step[0], _accessor(start_ns, step)))
             end_ns = start_ns + steps[-1][0] + MS
-            found.append((end_ns, _reporter(name, start_ns - 10_000, end_ns, steps)))
+            if agent:
+                found.append((end_ns, _reporter(name, start_ns - 10_000, end_ns, steps)))
         found += [(sent.t_ns, _sender(sent.t_ns, sent.payload)) for sent in events]
         return sorted(found, key=lambda line: line[0])
 
@@ -243,6 +244,18 @@ KINDS = ("drop", "double at once", "double later", "delay", "hasten", "hasten an
 """What a tamperer does once to an event."""
 TWOFOLD = ("alter and delay", "alter and double", "alter and hasten")
 """An alteration of one field, and something else besides."""
+FAULT_OF = {
+    "drop": {"missing"},
+    "double at once": {"duplicate"},
+    "double later": {"duplicate"},
+    "delay": {"late"},
+    "hasten": {"early"},
+    "hasten and keep": {"early", "duplicate"},
+    "alter and delay": {"late", "payload"},
+    "alter and double": {"duplicate", "payload"},
+    "alter and hasten": {"early", "payload"},
+}
+"""What the judge must call it; an alteration of a field is a fault of the payload."""
 
 
 def tamper(rng: random.Random, kind: str, sent: Sent) -> list[Sent]:

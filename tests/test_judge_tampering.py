@@ -8,20 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.judge import PASS, PRODUCT_FAULT, GuestJudge, Verdict
-from tests.judge_random_runs import KINDS, TWOFOLD, RandomRun, Sent, tamper
+from tests.judge_random_runs import FAULT_OF, KINDS, TWOFOLD, RandomRun, Sent, tamper
 from tests.judge_run import RTC0
-
-FAULT_OF = {
-    "drop": {"missing"},
-    "double at once": {"duplicate"},
-    "double later": {"duplicate"},
-    "delay": {"late"},
-    "hasten": {"early"},
-    "hasten and keep": {"early", "duplicate"},
-    "alter and delay": {"late", "payload"},
-    "alter and double": {"duplicate", "payload"},
-    "alter and hasten": {"early", "payload"},
-}
 
 
 def judged(folder: Path) -> dict[str, Verdict]:
