@@ -7,11 +7,12 @@ import select
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from harness.vm_event import loop as loop_module
-from harness.vm_event.loop import Loop
+from harness.vm_event.loop import ROUND_LIMIT, Loop
 from tests.vm_event_support import SECOND, nothing_left_open
 
 
@@ -96,3 +97,44 @@ def test_a_handler_that_fails_is_told_in_the_log_and_no_longer_called(
     loop.remove(bad)
     for descriptor in (bad, good):
         os.close(descriptor)
+
+
+def test_many_that_are_always_ready_take_turns(loop: Loop) -> None:
+    descriptors = [kicked() for _ in range(3 * ROUND_LIMIT)]
+    told: list[int] = []
+
+    def tell(descriptor: int, events: int) -> None:
+        told.append(descriptor)
+
+    for descriptor in descriptors:
+        loop.add(descriptor, select.EPOLLIN, partial(tell, descriptor))
+    for _ in range(3):
+        ready = loop.wait(None)
+        assert len(ready) <= ROUND_LIMIT
+        loop.dispatch(ready)
+    assert sorted(told) == sorted(descriptors), "each once before any of them twice"
+    for descriptor in descriptors:
+        loop.remove(descriptor)
+        os.close(descriptor)
+
+
+def test_a_call_that_posts_itself_again_holds_up_nobody_and_one_that_fails_stops_nothing(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[str] = []
+
+    def again() -> None:
+        called.append("again")
+        loop.post(again)
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    loop.post(again)
+    loop.post(fail)
+    loop.post(lambda: called.append("last"))
+    loop.dispatch(loop.wait(None))
+    assert called == ["again", "last"]
+    assert "a bug" in caplog.text
+    loop.dispatch(loop.wait(None))
+    assert called == ["again", "last", "again"]

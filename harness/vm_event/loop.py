@@ -14,6 +14,8 @@ from collections.abc import Callable
 FD_SETSIZE = 1024
 #: A single wait is never longer, whatever the deadline: time-outs have to fit a timeval.
 LONGEST_WAIT = 3600.0
+#: Descriptors told of in one round: between rounds it is looked what is due. The rest comes first in the next one.
+ROUND_LIMIT = 16
 #: Of a wait up to this many seconds, 0.1 % is nothing to speak of.
 _SHORT_WAIT = 0.02
 
@@ -69,17 +71,21 @@ class Loop:
         self.wake()
 
     def wait(self, deadline_ns: int | None) -> list[tuple[int, int]]:
-        """What is ready, as soon as anything is; nothing at `deadline_ns` (monotonic), or a little before it."""
+        """What is ready, as soon as anything is; nothing at `deadline_ns` (monotonic), or a little before it.
+
+        At most `ROUND_LIMIT` of what is ready; the kernel takes them in turn.
+        """
         self._removed.clear()
         if deadline_ns is None:
-            return self._epoll.poll()
+            return self._epoll.poll(None, ROUND_LIMIT)
         remaining = min((deadline_ns - time.monotonic_ns()) / 1e9, LONGEST_WAIT)
         if remaining > 0:
             self._wait_precisely(remaining)
-        return self._epoll.poll(0)
+        return self._epoll.poll(0, ROUND_LIMIT)
 
     def dispatch(self, ready: list[tuple[int, int]]) -> None:
-        """Call the handlers and what was posted. A handler that raises is logged and taken out."""
+        """Call the handlers, then what had been posted before. One that raises is logged; a handler is taken out."""
+        posted = len(self._posted)  # what is posted by those that are called now waits for the next round
         for descriptor, events in ready:
             handler = self._handlers.get(descriptor)
             if handler is None or descriptor in self._removed:
@@ -89,8 +95,12 @@ class Loop:
             except Exception:  # one source or client must not take the service from all others
                 _log.exception("the handler of descriptor %d failed; it is no longer watched", descriptor)
                 self.remove(descriptor)
-        while self._posted:
-            self._posted.popleft()()
+        for _ in range(posted):
+            call = self._posted.popleft()
+            try:
+                call()
+            except Exception:  # as above
+                _log.exception("a call that was posted failed")
 
     def close(self) -> None:
         """Release the loop's own descriptors; those added stay open."""

@@ -14,7 +14,7 @@ from functools import partial
 from .loop import Loop
 from .sockets import ListeningSocket
 from .typed import Any, Protocol
-from .wire import MESSAGE_LIMIT, Decoder, Garbage, encode
+from .wire import Decoder, Garbage, encode
 
 #: Beyond this many unsent bytes a client is taken for stalled and disconnected.
 OUTPUT_LIMIT = 64 * 1024
@@ -22,6 +22,12 @@ OUTPUT_LIMIT = 64 * 1024
 CLIENT_LIMIT = 128
 #: Connections accepted in one round, so that a flood of them holds up nothing else.
 ACCEPT_LIMIT = 16
+#: Bytes read from a client and requests of it answered in one round: whoever has more to say waits for its next turn.
+READ_LIMIT = 1024
+ANSWER_LIMIT = 8
+
+#: While no connection can be accepted: each one that waits wakes the loop once, not for ever.
+_ONCE_EACH = select.EPOLLIN | select.EPOLLET
 
 REGISTER = "register_vm_event_client"
 
@@ -61,8 +67,9 @@ class Monitor:
             0,
         )
         # Given up for a moment when descriptors run out, so that a connection can be accepted and closed.
-        self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
-        loop.add(listener.fileno(), select.EPOLLIN, self._on_connection)
+        self._reserve = _spare_descriptor()
+        self._mask = select.EPOLLIN
+        loop.add(listener.fileno(), self._mask, self._on_connection)
 
     def publish(self, event: Mapping[str, Any]) -> bool:
         """Send an event to the event client; False when there is none, or it has stalled."""
@@ -83,21 +90,31 @@ class Monitor:
             self._drop(client)
         self._loop.remove(self._listener.fileno())
         self._listener.close()
-        os.close(self._reserve)
+        if self._reserve is not None:
+            os.close(self._reserve)
 
     def _on_connection(self, _events: int) -> None:
         for _ in range(ACCEPT_LIMIT):
             try:
                 connection, _address = self._listener.socket.accept()
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._turn_one_away()
                 else:
                     _log.warning("cannot accept a connection: %s", error)
+                    self._listen(_ONCE_EACH)
                 return
             self._welcome(connection)
+        if self._reserve is None:
+            self._reserve = _spare_descriptor()
+        self._listen(select.EPOLLIN)
+
+    def _listen(self, mask: int) -> None:
+        if mask != self._mask:
+            self._mask = mask
+            self._loop.modify(self._listener.fileno(), mask)
 
     def _welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -105,19 +122,27 @@ class Monitor:
             self._evict_idle()
         self._counts["connections"] += 1
         client = _Client(connection)
+        try:
+            self._loop.add(connection.fileno(), client.mask, partial(self._on_client, client))
+        except OSError as error:  # the kernel watches no more descriptors for this user
+            _log.warning("cannot watch a connection: %s", error)
+            connection.close()
+            return
         self._clients[connection.fileno()] = client
-        self._loop.add(connection.fileno(), client.mask, partial(self._on_client, client))
 
     def _turn_one_away(self) -> None:
         """Out of descriptors: left alone, the waiting connection would wake the loop for ever."""
-        os.close(self._reserve)
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
         try:
             connection, _ = self._listener.socket.accept()
             connection.close()
         except OSError as error:
             _log.debug("a connection could not even be turned away: %s", error)
-        finally:
-            self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        self._reserve = _spare_descriptor()
+        if self._reserve is None:
+            self._listen(_ONCE_EACH)  # another thread was faster
 
     def _evict_idle(self) -> None:
         idle = (client for client in self._clients.values() if client is not self._event_client and not client.busy)
@@ -143,7 +168,7 @@ class Monitor:
 
     def _read(self, client: _Client) -> None:
         """Read once. A plain recv: descriptors that a client attaches are discarded by the kernel."""
-        data = client.socket.recv(MESSAGE_LIMIT)
+        data = client.socket.recv(READ_LIMIT)
         if not data:
             client.input_ended = True
             return
@@ -151,19 +176,28 @@ class Monitor:
         client.requests.extend(client.decoder.feed(data))
 
     def _serve(self, client: _Client) -> None:
-        """Answer requests in order until one has to wait, for its command or for the client to read its
-        answers.
+        """Answer requests in order until one has to wait: for its command, for the client to read its answers,
+        or for its next turn.
         """
-        while client.requests and not client.executing and not client.output and client.connected:
+        for _ in range(ANSWER_LIMIT):
+            if not client.answerable:
+                break
             self._answer(client, client.requests.popleft())
         if not client.connected:
             return
+        if client.answerable and not client.in_turn:
+            client.in_turn = True
+            self._loop.post(partial(self._serve_on, client))
         if client.input_ended and not client.busy and client is not self._event_client:
             self._drop(client)
             return
         if (mask := client.wanted_mask()) != client.mask:
             client.mask = mask
             self._loop.modify(client.socket.fileno(), mask)
+
+    def _serve_on(self, client: _Client) -> None:
+        client.in_turn = False
+        self._serve(client)
 
     def _answer(self, client: _Client, request: dict[str, Any] | Garbage) -> None:
         name, argument = _command_of(request)
@@ -225,6 +259,7 @@ class Monitor:
         del self._clients[descriptor]
         self._loop.remove(descriptor)
         client.socket.close()
+        self._listen(select.EPOLLIN)
 
 
 class _Client:
@@ -236,6 +271,7 @@ class _Client:
         self.requests: deque[dict[str, Any] | Garbage] = deque()
         self.output = bytearray()
         self.executing = False
+        self.in_turn = False
         self.input_ended = False
         self.connected = True
         self.mask = select.EPOLLIN
@@ -244,6 +280,11 @@ class _Client:
     def busy(self) -> bool:
         """Whether answers are owed to it."""
         return bool(self.requests or self.output or self.executing)
+
+    @property
+    def answerable(self) -> bool:
+        """Whether its next request can be answered now."""
+        return bool(self.requests) and self.connected and not (self.executing or self.output)
 
     @property
     def reading(self) -> bool:
@@ -259,13 +300,22 @@ class _Client:
         gone.
         """
         while self.output:
-            del self.output[: self.socket.send(self.output)]
+            # Without SIGPIPE: a program that uses the service may have its default action restored.
+            del self.output[: self.socket.send(self.output, socket.MSG_NOSIGNAL)]
 
     def gone(self) -> bool:
         """Whether the other end has hung up, as of now."""
         poll = select.poll()
         poll.register(self.socket, 0)
         return bool(poll.poll(0))
+
+
+def _spare_descriptor() -> int | None:
+    """One to give up for a moment when a connection is to be turned away; None when there is none left."""
+    try:
+        return os.open("/", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _command_of(request: dict[str, Any] | Garbage) -> tuple[str | None, str | None]:
