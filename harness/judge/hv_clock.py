@@ -33,6 +33,7 @@ class HvClock:
         self._bytes[REGISTER_D] = 0x80
         if rtc_time >= 0:
             dates.encode(rtc_time, self._bytes, dates.HOURS_24)
+        self._bytes[dates.DAY_OF_WEEK] = 0  # which is not taken over
         self._base, self._start_ns, self._offset = self._shown(), start_ns, offset_s
         self._last_told = BROKEN
 
