@@ -25,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", metavar="NAME", help="the guest's name, the `vm` of its events")
     parser.add_argument("--cmd_monitor", metavar="SOCK", type=Path, required=True, help="monitor socket")
+    parser.add_argument("--acrn-monitor", action="store_true", help="have the monitor socket behave exactly as "
+                        "acrn-dm's: one connection, events as ACRN words them")
     parser.add_argument("--memory", "-m", metavar="MIB", type=int, default=96)
     parser.add_argument("--machine", default="pc", help="QEMU machine: pc or q35")
     parser.add_argument("--cpu", help="QEMU CPU model")
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         monitor=options.cmd_monitor,
         rtc_time=rtc_time,
         hypervisor=hypervisor,
+        acrn_monitor=options.acrn_monitor,
         window=options.window,
         trace_log=options.trace_log,
         exit_record=options.exit_record,

@@ -30,6 +30,8 @@ BUFFER_SIZE = 4096
 ARGUMENT_SIZE = 320
 REGISTER = "register_vm_event_client"
 COMMANDS = ("destroy", "blkrescan", REGISTER)
+#: How long a client may take to read the answer that it is sent at the end, in seconds.
+LAST_ANSWER_PATIENCE = 1.0
 #: What its events say where a time is not known.
 UNKNOWN = -1
 
@@ -77,9 +79,10 @@ class AcrnMonitor:
         """Hang up, and remove the socket."""
         os.write(self._stop_write, b"\0")
         _shut_down(self._listener.socket)  # nobody is to get in while the one who is there is being thrown out
+        self._thread.join(LAST_ANSWER_PATIENCE)
         with self._lock:
             if self._client is not None:
-                _shut_down(self._client)  # the thread itself may be waiting to send to it
+                _shut_down(self._client)  # it has not read the answer that is being sent to it
         self._thread.join()
         self._listener.close()
         for descriptor in (self._stop_read, self._stop_write):

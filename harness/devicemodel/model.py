@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.deadline import Deadline
+from harness.devicemodel.acrn_monitor import AcrnMonitor
 from harness.devicemodel.exit_record import HYPERVISOR_LOST, ExitRecord, FaultClass
 from harness.devicemodel.guest_rtc import DmGuestRtc, GuestRtc, HvGuestRtc
 from harness.devicemodel.relay import ConsoleRelay
@@ -38,6 +39,7 @@ class Settings:
     """One guest and its event service; paths None: not wanted. window: seconds of silence.
 
     hypervisor: the socket of the hypervisor process that has the guest's vRTC; None: the device model has it.
+    acrn_monitor: the monitor socket is to behave exactly as acrn-dm's.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Settings:
     monitor: Path
     rtc_time: int
     hypervisor: Path | None = None
+    acrn_monitor: bool = False
     window: float = 1.0
     trace_log: Path | None = None
     exit_record: Path | None = None
@@ -81,9 +84,7 @@ class DeviceModel:
                 raise InfrastructureError(f"the raw trace log cannot be opened: {error}") from error
             stack.callback(self._log.close)
             rtc = self._create_rtc(stack)
-            self._service.on_command("destroy", self._destroy)
-            self._service.start(settings.monitor)
-            stack.callback(self._service.stop)
+            self._start_service(stack)
             self._qemu = Qemu(settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
             worker = TraceWorker(self._qemu.trace, self._log, rtc.feed, rtc.end_of_chunk, self._trace_failed)
             worker.start()
@@ -104,6 +105,18 @@ class DeviceModel:
         self._hypervisor = HypervisorVm(settings.hypervisor, NewVm(settings.name, settings.rtc_time, now_ns))
         stack.callback(self._hypervisor.close)
         return HvGuestRtc(self._service, self._log, self._hypervisor, self._hypervisor_lost)
+
+    def _start_service(self, stack: contextlib.ExitStack) -> None:
+        path = self._settings.monitor
+        self._service.on_command("destroy", self._destroy)
+        self._service.start(None if self._settings.acrn_monitor else path)
+        stack.callback(self._service.stop)
+        if self._settings.acrn_monitor:
+            # acrn-dm refuses to destroy a real-time VM: its guest ends by itself, or by a signal.
+            real_time = self._hypervisor is not None
+            monitor = AcrnMonitor(path, {} if real_time else {"destroy": self._destroy})
+            stack.callback(monitor.close)
+            self._service.subscribe(monitor.publish)
 
     # -- the main loop -----------------------------------------------------------------------------------
 
