@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.vm_event import RingError, SharedRing, SourceError
-from harness.vm_event.abi import DATA_SIZE, ELEMENT, PAGE_SIZE
+from harness.vm_event import ring as ring_module
+from harness.vm_event.abi import DATA_SIZE, ELEMENT, HEADER, PAGE_SIZE
 from harness.vm_event.ring import format_page
 from tests.vm_event_support import UNHURRIED, nothing_left_open
 
@@ -141,6 +142,26 @@ def test_a_head_moved_by_the_writer_is_noticed() -> None:
         struct.pack_into("<I", page, 16, 64)
         with pytest.raises(RingError, match="moved by the other side"):
             ring.get()
+
+
+def test_what_is_written_in_mid_read_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header is looked at once: between this look and the copy the other side makes nonsense of it."""
+
+    class Meddler:
+        def unpack_from(self, page: bytearray) -> tuple[int, ...]:
+            seen: tuple[int, ...] = HEADER.unpack_from(page)
+            page[:64] = b"\xff" * 64
+            return seen
+
+    page = fresh_page()
+    with SharedRing(page) as ring:
+        for number in range(3):
+            ring.put(element(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(ring_module, "HEADER", Meddler())
+            assert ring.drain() == element(0) + element(1) + element(2)
+        with pytest.raises(RingError, match="magic"):
+            ring.drain()
 
 
 def test_a_writer_does_not_follow_a_bad_head() -> None:
