@@ -138,3 +138,23 @@ def test_a_call_that_posts_itself_again_holds_up_nobody_and_one_that_fails_stops
     assert "a bug" in caplog.text
     loop.dispatch(loop.wait(None))
     assert called == ["again", "last", "again"]
+
+
+def test_what_is_posted_while_wake_ups_are_taken_back_is_not_forgotten(loop: Loop) -> None:
+    called: list[str] = []
+    descriptor = kicked()
+    loop.add(descriptor, select.EPOLLIN, lambda events: loop.post(partial(called.append, "by a handler")))
+    loop.post(partial(called.append, "from outside"))
+    ready = loop.wait(time.monotonic_ns() + 10 * SECOND)
+    assert len(ready) == 2, "the descriptor and the wake-up"
+    for order in (ready, list(reversed(ready))):
+        called.clear()
+        loop.post(partial(called.append, "from outside"))
+        loop.dispatch(order)
+        loop.remove(descriptor)
+        while again := loop.wait(time.monotonic_ns()):
+            loop.dispatch(again)
+        assert called.count("by a handler") == 1
+        loop.add(descriptor, select.EPOLLIN, lambda events: loop.post(partial(called.append, "by a handler")))
+    loop.remove(descriptor)
+    os.close(descriptor)

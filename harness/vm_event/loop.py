@@ -84,8 +84,7 @@ class Loop:
         return self._epoll.poll(0, ROUND_LIMIT)
 
     def dispatch(self, ready: list[tuple[int, int]]) -> None:
-        """Call the handlers, then what had been posted before. One that raises is logged; a handler is taken out."""
-        posted = len(self._posted)  # what is posted by those that are called now waits for the next round
+        """Call the handlers, then what has been posted. One that raises is logged; a handler is taken out."""
         for descriptor, events in ready:
             handler = self._handlers.get(descriptor)
             if handler is None or descriptor in self._removed:
@@ -95,7 +94,9 @@ class Loop:
             except Exception:  # one source or client must not take the service from all others
                 _log.exception("the handler of descriptor %d failed; it is no longer watched", descriptor)
                 self.remove(descriptor)
-        for _ in range(posted):
+        # Counted after the wake-ups were taken back: whatever is posted from here on brings one of its own. So what
+        # these calls post waits for the next round.
+        for _ in range(len(self._posted)):
             call = self._posted.popleft()
             try:
                 call()
