@@ -195,6 +195,15 @@ def test_a_gap_that_is_not_told_is_a_fault_and_the_verdict_says_where_it_came_fr
     )
 
 
+def test_silent_moves_that_have_nothing_to_do_with_a_fault_are_not_named(run: RunWriter) -> None:
+    # given one that died with the service, and one that moved nothing
+    run.do("a", AT, [(0, 0x0F, 0x0A)])
+    run.record("service-restart", AT + SECOND)
+    run.do("b", AT + 4 * SECOND, [READ, (MS, 0x06, 0x02), (2 * MS, 0x04, 0x13)])
+    run.event(AT + 5 * SECOND + 3 * MS, hv(RTC0 + 4, RTC0 + 3604, 3601, 1))
+    assert final(run)["b"].diagnosis == "delta_time is 3601, expected 3600 (+1 s)"
+
+
 def test_a_silent_move_that_lags_is_explained_by_a_clock_that_stood(run: RunWriter) -> None:
     """Back to the bytes of the last write, but not behind it: that may be a halted clock, for all one knows."""
     run.do("a", AT, [READ, (MS, 0x04, 0x13)])

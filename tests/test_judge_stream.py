@@ -182,16 +182,38 @@ def test_silence_waits_for_the_listener_to_say_that_it_listened(run: RunWriter) 
 # -- one device model after another ------------------------------------------------------------------------
 
 
+def another_device_model(run: RunWriter, died_ns: int, began_ns: int) -> None:
+    """QEMU is killed, and another device model takes the guest's place, with its RTC at RTC0."""
+    run.journal("closed", t_ns=died_ns, reason="EOF")
+    run.record("end", died_ns, reason="QEMU was killed")
+    run.start(began_ns, RTC0)
+    run.journal("connected", t_ns=began_ns + MS)
+    run.journal("ack", t_ns=began_ns + 2 * MS, object={"ack": 0})
+
+
 def test_a_new_device_model_owes_nothing_of_what_the_former_took_with_it(run: RunWriter) -> None:
     hour_on(run, "a")
-    run.journal("closed", t_ns=AT + 100 * MS, reason="EOF")
-    run.record("end", AT + 100 * MS, reason="QEMU was killed")
-    run.start(AT + 300 * MS, RTC0)
-    run.journal("connected", t_ns=AT + 301 * MS)
-    run.journal("ack", t_ns=AT + 302 * MS, object={"ack": 0})
+    another_device_model(run, AT + 100 * MS, AT + 300 * MS)
     hour_on(run, "b", AT + 500 * MS)
     run.event(AT + 1_501 * MS, settled(RTC0, RTC0 + 3600, 3600, 1))
     verdicts = final(run)
     assert (verdicts["a"].verdict, verdicts["a"].faults) == (INCONCLUSIVE, ())
     assert verdicts["a"].diagnosis == "in flight when the device model ended (QEMU was killed)"
     assert verdicts["b"].verdict == PASS
+
+
+def test_the_former_ones_death_excuses_nothing_of_the_new_one(run: RunWriter) -> None:
+    another_device_model(run, AT - SECOND, AT - 500 * MS)
+    hour_on(run, "b")
+    verdict = only(run)
+    assert (verdict.verdict, verdict.faults) == (PRODUCT_FAULT, ("missing",))
+
+
+def test_the_new_one_may_die_as_well(run: RunWriter) -> None:
+    another_device_model(run, AT - SECOND, AT - 500 * MS)
+    hour_on(run, "b")
+    run.journal("closed", t_ns=AT + 100 * MS, reason="EOF")
+    run.record("end", AT + 100 * MS, reason="QEMU ran out of memory")
+    verdict = only(run, end=False)
+    assert (verdict.verdict, verdict.faults) == (INCONCLUSIVE, ())
+    assert "QEMU ran out of memory" in verdict.diagnosis

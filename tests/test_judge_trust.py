@@ -68,6 +68,14 @@ def test_an_event_that_came_while_the_trace_is_in_doubt_is_no_fault(run: RunWrit
     assert [verdict.verdict for verdict in final(run).values()] == [INCONCLUSIVE]
 
 
+def test_a_guest_whose_vrtc_changes_is_not_judged(run: RunWriter) -> None:
+    run.start(AT - SECOND, vrtc="hv")
+    hour_on(run)
+    verdict = only(run)
+    assert (verdict.verdict, verdict.faults) == (INCONCLUSIVE, ())
+    assert "had the vRTC 'dm' and then 'hv'" in verdict.diagnosis
+
+
 # -- the journal -------------------------------------------------------------------------------------------
 
 

@@ -156,3 +156,27 @@ def test_a_lone_known_defect_is_told_where_somebody_listened(tmp_path: Path, whe
     found = [(verdict.item, verdict.verdict) for verdict in final(run, end=when != "after").values()]
     word = {"before": None, "while": KNOWN_DEFECT, "after": INCONCLUSIVE}[when]
     assert found == ([] if word is None else [("background-defect-1", word)])
+
+
+@pytest.fixture
+def broken_unhalt(tmp_path: Path) -> RunWriter:
+    """A guest that wrote what brings the known defect about, on its own, while somebody listened."""
+    run = registered_guest(tmp_path, 1_706_702_400)
+    for after_ns, register, value in BROKEN_UNHALT:
+        run.write(AT + after_ns, register, value)
+    return run
+
+
+def test_a_lone_known_defect_waits_for_the_listener_to_say_that_it_listened(broken_unhalt: RunWriter) -> None:
+    with GuestJudge(broken_unhalt.dir, background_after_ns=0) as judge:
+        broken_unhalt.journal("alive", t_ns=DUE + 100 * MS)
+        judge.refresh()
+        assert judge.decide(DUE + 500 * MS) == []
+        broken_unhalt.journal("alive", t_ns=DUE + 600 * MS)
+        judge.refresh()
+        assert [verdict.verdict for verdict in judge.decide(DUE + 600 * MS)] == [KNOWN_DEFECT]
+
+
+def test_a_lone_known_defect_is_none_where_the_trace_is_in_doubt(broken_unhalt: RunWriter) -> None:
+    broken_unhalt.append("trace.log", "rubbish\n")
+    assert [verdict.verdict for verdict in final(broken_unhalt).values()] == [INCONCLUSIVE]

@@ -16,7 +16,10 @@ from harness.judge.witness import Access
 KNOWN_DEFECTS = {
     "broken-unhalt": "un-halt with a valid date after a broken clock: no event, as is known of this vRTC",
 }
-"""Where ACRN's vRTC itself is wrong, by name (ACRN.md, "Special cases"): no event is what must be seen."""
+"""Where ACRN's vRTC itself is wrong, by name (ACRN.md, "Special cases"): no event is what must be seen.
+
+The hypervisor's has none: however odd a clock it is, what it announces is what it does, and so the right answer.
+"""
 
 
 @dataclass
