@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from harness.vm_event import SettledRtcChange, VmEventService
 from harness.vm_event.wire import Decoder, Garbage, encode
 
 PATIENCE = 30.0
@@ -63,6 +65,17 @@ class Client:
 
     def status(self) -> Any:
         return self.ask("status")["status"]
+
+
+class Heard:
+    """A subscriber that can be waited for."""
+
+    def __init__(self, service: VmEventService) -> None:
+        self.events: queue.SimpleQueue[SettledRtcChange] = queue.SimpleQueue()
+        service.subscribe(self.events.put)
+
+    def next(self) -> SettledRtcChange:
+        return self.events.get(timeout=PATIENCE)
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:

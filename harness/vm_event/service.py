@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 
 from .abi import VmEventType
-from .callbacks import Worker
+from .commands import Callback as Command
+from .commands import Commands
 from .errors import ServiceError
 from .events import Event, RtcChange, SettledRtcChange
+from .listeners import WAITING_LIMIT, Action, Listeners
 from .session import Session
 from .source import COUNTS, Source, TunnelSource
+from .stream import EventStream
 from .tunnel import Tunnel
-from .typed import TYPE_CHECKING, Any, NamedTuple
+from .typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 DM = "dm"
+HV = "hv"
+MONITOR = "monitor"
 
-_log = logging.getLogger(__name__)
-
-Command = Callable[[str | None], bool]
 Subscription = Callable[[SettledRtcChange], object]
 
 
@@ -36,8 +36,8 @@ class VmEventService:
     knowledge of the guest's RTC, and counts from 0. Between stop and start nothing is left open. `send`,
     `set_rtc`, `status` and `stop` may be called from any thread at any time.
 
-    Callbacks (`subscribe`, `on_command`) run on threads of their own, one per subscriber and one for
-    commands: they may take their time and may call `stop`.
+    Callbacks (`subscribe`, `on_command`) and actions run on threads of their own, one per subscriber and
+    action and one for commands: they may take their time and may call `stop`.
     """
 
     def __init__(self, vm: str = "vm", *, window: float = 1.0, dm: bool = True) -> None:
@@ -53,9 +53,8 @@ class VmEventService:
         self._openers: dict[str, Callable[[], Source]] = {}
         if dm:
             self._openers[DM] = self._open_dm
-        self._commands: dict[str, Command] = {}
-        self._subscribers: list[_Subscriber] = []
-        self._command_worker = Worker(f"vm_event-{vm}-commands")
+        self._commands = Commands(vm)
+        self._listeners = Listeners(vm)
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._ended: dict[str, Any] | None = None
@@ -69,8 +68,7 @@ class VmEventService:
         life. What it raises, `start` raises. Raises ServiceError while running, or for a name that exists.
         """
         with self._lock:
-            if self._session is not None:
-                raise ServiceError(f"{self.vm}: sources are added before the service is started")
+            self._must_not_run("sources")
             if name in self._openers:
                 raise ServiceError(f"{self.vm}: there is a source {name!r} already")
             self._openers[name] = open
@@ -97,6 +95,30 @@ class VmEventService:
 
         self.add_source(source, open_ring)
 
+    def add_hsm(self, descriptor: int) -> None:
+        """Read the hypervisor's ring of the VM that `descriptor` of `/dev/acrn_hsm` owns, as source "hv".
+
+        To be called before `start`. The descriptor stays the caller's; every start registers a new ring on it,
+        which replaces `acrn-dm`'s for good. `start` raises SourceError for a descriptor that will not do.
+        """
+        from .hsm import open_hsm_tunnel
+
+        def open_hsm() -> Source:
+            tunnel = open_hsm_tunnel(descriptor)
+            return TunnelSource(HV, tunnel, vm=self.vm, window=self.window, stamped=False, trusted=False)
+
+        self.add_source(HV, open_hsm)
+
+    def add_acrn_dm(self, path: Path | str) -> None:
+        """Take the events of an `acrn-dm`'s monitor socket, as source "monitor"; to be called before `start`.
+
+        They are settled already and pass at once. `acrn-dm` may come and go. The commands `destroy` and
+        `blkrescan` are relayed to it unless a callback takes them (`on_command`).
+        """
+        from .acrn_dm import AcrnDmSource
+
+        self.add_source(MONITOR, lambda: AcrnDmSource(path, vm=self.vm, name=MONITOR))
+
     def start(self, monitor: Path | str | None = None) -> None:
         """Serve, on a new thread; `monitor` is where the monitor socket is made. On return it is being
         served.
@@ -113,14 +135,17 @@ class VmEventService:
             for name, (rtc, stamp_ns) in self._anchors.items():
                 if name in sources:
                     sources[name].set_rtc(rtc, stamp_ns)
-            self._session = Session(self.vm, list(sources.values()), monitor, self)
+            self._listeners.begin()
+            owner = _Owner(self, self._listeners, self._commands)
+            self._session = Session(self.vm, list(sources.values()), monitor, owner)
             self._anchors.clear()
 
     def stop(self) -> None:
         """End the service; a pending update dies with it. Nothing stays open, no file is left; never hangs.
 
-        Events that settled before are still delivered to subscribers. Stopping a stopped service does
-        nothing.
+        Events that settled before are still delivered. For callbacks and actions that are behind it waits 2 s;
+        then what an action does is ended, and what waited for it is abandoned, and a callback is left alone
+        with its thread. Stopping a stopped service does nothing.
         """
         session = self._session
         if session is not None:
@@ -129,9 +154,8 @@ class VmEventService:
                 if self._session is session:
                     self._ended = {**self.status(), "running": False}
                     self._session = None
-        self._command_worker.close()
-        for subscriber in list(self._subscribers):
-            subscriber.worker.close()
+        self._commands.close()
+        self._listeners.close()
 
     def restart(self, *, stamp_ns: int | None = None) -> None:
         """Begin a new life for the sources, as a full reset of the device model does; connections stay.
@@ -198,35 +222,55 @@ class VmEventService:
         session.sources[source].set_rtc(time, moment)
 
     def subscribe(self, callback: Subscription) -> Callable[[], None]:
-        """Have `callback(settled)` called for every settled RTC change, in order. Returns the way out."""
-        subscriber = _Subscriber(callback, Worker(f"vm_event-{self.vm}-subscriber"))
-        self._subscribers.append(subscriber)
+        """Have `callback(settled)` called for every settled RTC change, in order. Returns the way out.
 
-        def unsubscribe() -> None:
-            if subscriber in self._subscribers:
-                self._subscribers.remove(subscriber)
-                subscriber.worker.close()
+        For a callback that is behind, 1,000 events wait; then the oldest go, which the log and `status` tell.
+        """
+        return self._listeners.subscribe(callback)
 
-        return unsubscribe
+    def subscribe_all(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """As `subscribe`, but power-offs and triple faults are told, too, as `VmEvent`."""
+        return self._listeners.subscribe(callback, all_events=True)
+
+    def events(self, *, limit: int = WAITING_LIMIT) -> EventStream:
+        """An iterator over the settled RTC changes from now on; it ends when the service stops.
+
+        Any number at once, each with all events; before `start` as well. One that is behind keeps the newest
+        `limit` events; what it missed it counts, and the log and `status` tell.
+        """
+        return self._listeners.stream(limit)
+
+    def add_action(self, name: str, action: Action) -> None:
+        """Have `action` done for every settled RTC change; to be called before `start`.
+
+        Its counts are in `status` under `name`. Raises ServiceError while running, or for a name that exists.
+        """
+        with self._lock:
+            self._must_not_run("actions")
+            self._listeners.add_action(name, action)
 
     def on_command(self, name: str, callback: Command) -> None:
         """Answer the monitor's command `name` ("destroy", "blkrescan") with what `callback(argument)`
         returns.
 
         True becomes {"ack":0}; False, or an exception, which is logged, {"ack":-1}, as for a command nobody
-        takes. To end the service from a callback, return first or the client gets no answer.
+        takes. It is not relayed to `acrn-dm` then. To end the service from a callback, return first or the
+        client gets no answer.
         """
-        self._commands[name] = callback
+        self._commands.on(name, callback)
 
     def status(self) -> dict[str, Any]:
         """What the service does and has done since it started: plain JSON values.
 
-        Per source and in sum: the counts of `source.COUNTS`; the sum of dropped holds what was sent while not
-        running, too. After a stop: the last counts.
+        `sources`: the counts of each (`source.COUNTS`), its last event, its error. The same counts in sum, with
+        unheeded: what `send` was given while not running, which is in the sum of dropped. Of those who are
+        told: subscribers (and streams), behind: how many of them missed events, missed: how many events, and
+        the counts of each of the `actions`. After a stop: the last counts.
         """
         session = self._session
         if session is None:
-            return self._ended or {"vm": self.vm, "running": False, "window": self.window, "sources": {}}
+            ended = self._ended or {"vm": self.vm, "running": False, "window": self.window, "sources": {}}
+            return {**ended, **self._listeners.status()}
         sources = {name: source.status() for name, source in session.sources.items()}
         for name, error in session.broken.items():
             sources[name]["error"] = error
@@ -238,23 +282,13 @@ class VmEventService:
             "uptime": round(session.uptime, 3),
             **totals,
             "dropped": totals["dropped"] + self._unheeded,
+            "unheeded": self._unheeded,
             "last_event": session.last_event,
             "sources": sources,
             "monitor": session.monitor.status() if session.monitor is not None else None,
             "error": session.failure,
+            **self._listeners.status(),
         }
-
-    def deliver(self, event: Event) -> None:
-        """Pass a settled event to the subscribers' threads. Called by the session."""
-        if isinstance(event, SettledRtcChange):
-            for subscriber in list(self._subscribers):
-                subscriber.worker.submit(partial(subscriber.callback, event))
-
-    def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
-        """Run a command's callback on the commands' thread. Called by the session."""
-        callback = self._commands.get(name)
-        if callback is None or not self._command_worker.submit(partial(_execute, name, callback, argument, done)):
-            done(False)
 
     def _open_sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
@@ -269,22 +303,22 @@ class VmEventService:
             raise
         return sources
 
+    def _must_not_run(self, what: str) -> None:
+        if self._session is not None:
+            raise ServiceError(f"{self.vm}: {what} are added before the service is started")
+
     def _open_dm(self) -> Source:
         return TunnelSource(DM, Tunnel.create(), vm=self.vm, window=self.window, stamped=True, trusted=True)
 
 
-class _Subscriber(NamedTuple):
-    callback: Subscription
-    worker: Worker
+class _Owner:
+    """What a session asks of its service."""
 
-
-def _execute(name: str, callback: Command, argument: str | None, done: Callable[[bool], None]) -> None:
-    success = False
-    try:
-        success = bool(callback(argument))
-    except Exception:  # the client gets its -1, whatever the callback did
-        _log.exception("the command %r failed", name)
-    done(success)
+    def __init__(self, service: VmEventService, listeners: Listeners, commands: Commands) -> None:
+        self.status = service.status
+        self.deliver = listeners.deliver
+        self.ended = listeners.end
+        self.execute = commands.execute
 
 
 def _now_ns() -> int:

@@ -6,10 +6,11 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from .commands import Relay
 from .events import Event
 from .loop import Loop, sharpen_timers
 from .monitor import Monitor
@@ -32,8 +33,11 @@ class Owner(Protocol):
     def deliver(self, event: Event) -> None:
         """Pass an event to the subscribers, without waiting for them."""
 
-    def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
-        """Carry out a monitor command elsewhere and call `done`, on any thread."""
+    def execute(self, name: str, argument: str | None, relays: Iterable[Relay], done: Callable[[bool], None]) -> None:
+        """Carry out a monitor command elsewhere, or by `relays`, and call `done`, on any thread."""
+
+    def ended(self, failure: str | None) -> None:
+        """The thread has ended and everything is closed; `failure`: why, if nobody stopped it."""
 
 
 class Session:
@@ -111,18 +115,22 @@ class Session:
 
     def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
         """Have the service carry out a command; the result comes back to this thread."""
-        self._owner.execute(name, argument, lambda success: self._loop.post(partial(done, success)))
+        relays = [relay for source in self._working() if (relay := getattr(source, "relay", None)) is not None]
+        self._owner.execute(name, argument, relays, lambda success: self._loop.post(partial(done, success)))
 
     def _run(self) -> None:
-        with self._opened:
-            sharpen_timers()
-            self._serving.set()
-            try:
-                while not self._stopping:
-                    self._turn()
-            except Exception as error:  # told by status and log; the thread ends in order
-                self.failure = f"{type(error).__name__}: {error}"
-                _log.exception("%s: the event service failed", self.vm)
+        try:
+            with self._opened:
+                sharpen_timers()
+                self._serving.set()
+                try:
+                    while not self._stopping:
+                        self._turn()
+                except Exception as error:  # told by status and log; the thread ends in order
+                    self.failure = f"{type(error).__name__}: {error}"
+                    _log.exception("%s: the event service failed", self.vm)
+        finally:
+            self._owner.ended(self.failure)
 
     def _turn(self) -> None:
         """One wait, and everything that is to be done after it."""
