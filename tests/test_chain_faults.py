@@ -18,7 +18,7 @@ from tests.chain import bench_text, running
 
 pytestmark = pytest.mark.qemu
 
-LENGTH = {"boot": "running and dm", "update": "running and dm", "linger": "dm-running-0001"}
+LENGTH = {"boot": "running and dm", "update": "running", "linger": "running-0001 and not pauses"}
 ONE = ("--rtc-updates", "1", "--rtc-guests", "1", "-k", "dm-running-0001")
 
 
@@ -117,6 +117,28 @@ def test_qemu_killed_in_mid_update_costs_only_that_guests_updates_and_is_told_wi
     (error,) = run.information()["errors"]
     assert error["class"] == "infrastructure" and error["vm"] == "pc-1"
     run.assert_nothing_left()
+
+
+def test_a_killed_hypervisor_process_is_told_by_name_once_and_is_no_fault_of_the_product(tmp_path: Path) -> None:
+    # given a guest with the hypervisor's vRTC in the middle of an update with pauses
+    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "hv and with_pauses")
+    with running(tmp_path, *options) as run:
+        run.until(lambda: any("hv-" in record["item"] for record in run.records("verdicts.jsonl")), "first verdict")
+        (found,) = [pid for pid in run.descendants() if "harness.hypervisor" in _command_of(pid)]
+        # when the hypervisor process is killed
+        os.kill(found, signal.SIGKILL)
+        killed = time.monotonic_ns()
+        assert run.wait() == 10, run.said
+        run.assert_nothing_left()
+    # then its guest is lost for that reason, told once and soon
+    (error,) = run.information()["errors"]
+    assert (error["class"], error["vm"]) == ("infrastructure", None)
+    told = error["text"].splitlines()[0]
+    assert "the hypervisor process of this run ended with status -9" in told and told in run.said
+    verdicts = {record["item"]: record for record in run.records("verdicts.jsonl")}
+    assert {record["verdict"] for record in verdicts.values()} <= {"pass", "inconclusive"}
+    in_flight = [record["decided_ns"] for record in verdicts.values() if record["verdict"] == "inconclusive"]
+    assert in_flight and min(in_flight) - killed < 1_000_000_000
 
 
 @pytest.mark.parametrize("victim", ["harness.listener", "harness.devicemodel"])
@@ -218,9 +240,23 @@ def test_an_interrupt_at_any_moment_leaves_nothing(moment: str, tmp_path: Path) 
         run.assert_nothing_left()
 
 
+def test_further_interrupts_change_nothing_whenever_they_come(tmp_path: Path) -> None:
+    with running(tmp_path, "--rtc-updates", "50", "--rtc-guests", "2", "-k", "running") as run:
+        run.until(lambda: run.records("agent.jsonl"), "update")
+        # when Ctrl-C is pressed, and again and again until the run is over
+        while run.process.poll() is None:
+            os.kill(run.process.pid, signal.SIGINT)
+            select.select([], [], [], 0.01)
+        assert run.wait() == 2, run.said
+        run.assert_nothing_left()
+    # then it ends as after one, with its summary, and says that it is about it
+    assert "Traceback" not in run.said and run.said.count("still ending: guests first") >= 1
+    assert "RTC run   seed 3" in run.said and run.information()["ended"] is not None
+
+
 @pytest.mark.parametrize("moment", ["boot", "update"])
 def test_a_killed_harness_takes_everything_with_it(moment: str, tmp_path: Path) -> None:
-    with running(tmp_path, "--rtc-updates", "2", "--rtc-guests", "2", "-k", "dm-running-000") as run:
+    with running(tmp_path, "--rtc-updates", "2", "--rtc-guests", "2", "-k", "running-000") as run:
         run.until(run.qemus if moment == "boot" else lambda: run.records("agent.jsonl"), moment)
         os.kill(run.process.pid, signal.SIGKILL)
         run.wait()
@@ -234,7 +270,8 @@ def test_a_full_disk_is_told_and_no_verdict_is_given_that_is_not_on_it(tmp_path:
     if os.system(f"mount -t tmpfs -o size=700k tmpfs {disk}") != 0:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        with running(tmp_path, "--rtc-updates", "40", "--rtc-guests", "1", "-k", "dm", "--run-dir", str(disk / "run")) as run:
+        options = ("--rtc-updates", "40", "--rtc-guests", "1", "-k", "dm", "--run-dir", str(disk / "run"))
+        with running(tmp_path, *options) as run:
             run.directory = disk / "run"
             assert run.wait() == 10, run.said
             assert "No space left on device" in run.said

@@ -26,7 +26,7 @@ def test_every_tampered_update_is_a_product_fault_and_no_other(tmp_path: Path) -
         try:
             # when random updates are judged through it
             options = ["-m", "qemu", "-k", "random_order", "-p", "no:cacheprovider", "--no-html", "-q"]
-            options += ["--rtc-updates", "25", "--rtc-guests", "4", "--rtc-seed", "11", "--run-dir", str(run)]
+            options += ["--rtc-updates", "13", "--rtc-guests", "6", "--rtc-seed", "11", "--run-dir", str(run)]
             options += ["--event-socket", str(run / "{vm}" / "proxy.sock")]
             command = [sys.executable, "-m", "pytest", "scenarios", *options]
             done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
@@ -44,7 +44,8 @@ def test_every_tampered_update_is_a_product_fault_and_no_other(tmp_path: Path) -
     assert len(tampered) >= 5, said
     assert faulty == tampered, said
     assert done.returncode == 1, said
-    assert len(judged) >= 50, said
+    assert len([item for item in judged if item.startswith("hv-")]) == 26, said
+    assert len(judged) >= 52, said
 
 
 def _item_of(event: object, verdicts: dict[str, dict[str, object]]) -> str:
@@ -52,6 +53,6 @@ def _item_of(event: object, verdicts: dict[str, dict[str, object]]) -> str:
     for item, record in verdicts.items():
         expected = record["expected"]
         assert isinstance(expected, list)
-        if any(e["new_time"] == event["new_time"] and e["raw_events"] == event["raw_events"] for e in expected):
-            return item
+        if any(all(e[key] == event[key] for key in ("last_time", "new_time", "raw_events")) for e in expected):
+            return item  # several may end at the same time: no date at all
     raise AssertionError(f"no update expects {event}")

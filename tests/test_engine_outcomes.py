@@ -5,6 +5,9 @@ A real guest cannot be made to do these on demand, so the lanes here are scripte
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +37,7 @@ class ScriptedLane:
 
     def __init__(self, parts: GuestParts, host: object, listening: object, desk: Engine, *others: object) -> None:
         self.name = parts.name
+        self.parts = parts
         self.done: list[Plan] = []
         self.failed = False
         self.desk = desk
@@ -143,6 +147,44 @@ def test_when_all_lanes_are_dead_every_outcome_has_the_true_cause(scripted: dict
         assert engine.finished(PATIENCE)
     assert "the first cause" in causes[0]
     assert all("the second cause" in cause for cause in causes[1:])
+
+
+def test_a_hypervisor_process_that_dies_is_told_at_once_and_once_for_all_its_guests(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    # given two guests on the hypervisor's vRTC, and one that is not
+    work = [each.model_copy(update={"vrtc": "hv"}) for each in plans(2)]
+    work.append(Plan(id="other", vrtc="dm", actions=(WriteRegister(index=0, value=9),)))
+    at_work = threading.Barrier(2)
+
+    def live_and_die_with_it(lane: ScriptedLane) -> InfrastructureError | None:
+        lane.take()
+        hypervisor = lane.parts.hypervisor
+        assert hypervisor is not None
+        if at_work.wait(PATIENCE) == 0:
+            # when their process is killed
+            os.kill(hypervisor._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        return hypervisor.failure_within(PATIENCE)
+
+    scripted.update({"pc-hv-1": live_and_die_with_it, "pc-hv-2": live_and_die_with_it})
+    scripted["pc-1"] = ScriptedLane.pass_all
+    with engine_on(tmp_path, 3, work) as engine:
+        lost = [final(engine, name) for name in ("p1", "p2")]
+        fine = final(engine, "other")
+        recorded = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["errors"]
+    # then it is the cause of both, by name, and one error of the run's own
+    assert {str(outcome.error) for outcome in lost} == {recorded[0]["text"]}
+    assert "the hypervisor process of this run ended with status -9" in recorded[0]["text"]
+    assert [(error["class"], error["vm"]) for error in recorded] == [("infrastructure", None)]
+    assert fine.error is None
+    assert not (tmp_path / "run" / "hypervisor.sock").exists()
+
+
+def test_without_a_guest_that_needs_it_there_is_no_hypervisor_process(scripted: dict[str, Any], tmp_path: Path) -> None:
+    scripted["pc-1"] = ScriptedLane.pass_all
+    with engine_on(tmp_path, 1, plans(1)) as engine:
+        final(engine, "p1")
+    assert not (tmp_path / "run" / "hypervisor.log").exists()
 
 
 def test_a_guest_of_another_kind_does_not_take_over(scripted: dict[str, Any], tmp_path: Path) -> None:

@@ -137,12 +137,12 @@ def collected(done: subprocess.CompletedProcess[str]) -> set[str]:
     return {line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line}
 
 
-@pytest.mark.parametrize("selected", [("-k", "hv"), ("-m", "qemu and hv")])
-def test_one_vrtc_is_selected_by_its_name(selected: tuple[str, ...], tmp_path: Path) -> None:
+def test_one_vrtc_is_selected_by_its_name(tmp_path: Path) -> None:
     options = ("scenarios/test_windows.py", "--collect-only", "-q")
-    everything, some = (collected(pytest_on(tmp_path, *options, *more)) for more in ((), selected))
-    assert some == {name for name in everything if "[hv-" in name}
-    assert {name.replace("[hv-", "[dm-") for name in some} == everything - some
+    selections: list[tuple[str, ...]] = [(), ("-k", "hv"), ("-m", "qemu and hv")]
+    everything, by_name, by_mark = (collected(pytest_on(tmp_path, *options, *selected)) for selected in selections)
+    assert by_name == by_mark == {name for name in everything if "[hv-" in name}
+    assert {name.replace("[hv-", "[dm-") for name in by_name} == everything - by_name
 
 
 OVERRIDES = {

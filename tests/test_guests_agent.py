@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.deadline import Deadline
-from harness.guests import ACRN, QEMU_KVM, QEMU_TCG, AgentRefused, Console, LinuxGuest, Write
+from harness.guests import ACRN, QEMU_KVM, QEMU_TCG, AgentRefused, Console, LinuxGuest, Write, steps
 from harness.guests.cache import Cache, default_cache_dir
 from harness.guests.frames import decode_parts
 from harness.guests.parts import compiled_agent
+from harness.guests.steps import INDEX_LIMIT, Read
 
 EVERYWHERE = (ACRN, QEMU_KVM, QEMU_TCG, "Microsoft Hv", "VMwareVMware", "XenVMMXenVMM")
 
-
+SOURCES = Path(steps.__file__).parent
 NOBODY = 65534
 
 
@@ -115,3 +117,23 @@ def test_an_echo_of_its_own_words_is_not_answered(end: socket.socket) -> None:
         while answer == ready:
             answer = lines.readline()
         assert [part.payload for part in decode_parts(answer)[0]] == ["no damaged"]
+
+
+def test_no_source_of_it_writes_more_than_a_byte_to_a_port_or_beyond_the_rtcs_bytes() -> None:
+    # in ACRN a 16-bit write to port 0x70 reaches the register that was indexed before
+    sources = sorted(SOURCES.glob("agent*.[ch]"))
+    assert "agent_rtc.c" in [path.name for path in sources]
+    wide = re.compile(r"\b(out[wl](_p)?|outs[bwl]?)\b")
+    for source in sources:
+        assert not wide.search(source.read_text(encoding="utf-8")), source
+    # and the limit is the one that the host keeps to as well
+    assert f"#define INDEX_LIMIT {INDEX_LIMIT:#04x}\n" in (SOURCES / "agent_rtc.c").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("step", [Read, lambda index: Write(index, 0)])
+@pytest.mark.parametrize("index", [0x38, 0x7F, 0x80, 0xB8, -1])
+def test_the_host_does_not_even_spell_what_lies_beyond_the_rtcs_bytes(
+    step: Callable[[int], object], index: int
+) -> None:
+    with pytest.raises(ValueError, match="index"):
+        step(index)

@@ -167,6 +167,8 @@ def test_kernel_messages_in_between_harm_no_item_and_repeat_no_write(pc: Machine
     [
         (("1", "w3801"), "index"),
         (("1", "r7f"), "index"),
+        (("1", "wb801"), "index"),
+        (("1", "rb8"), "index"),
         (("2", "w0001", "w3f01"), "index"),
         (("1", "w000100"), "step"),
         (("1", "o7000"), "step"),

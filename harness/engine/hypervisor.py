@@ -135,10 +135,11 @@ class Hypervisor:
                     last_lines=self._process.last_lines[-8:],
                     log=self.log_file,
                 )
+        if self.failure is not None:
+            self._on_death(self.failure)  # first: whoever is woken next may end the run
+        with self._lock:
             self._dead.set()
             waiting, self._waiting = self._waiting, []
-        if self.failure is not None:
-            self._on_death(self.failure)
         for callback in waiting:
             callback()
 

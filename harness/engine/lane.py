@@ -292,10 +292,10 @@ class Lane:
                 continue
             if task.item not in self._decided:
                 self._ripe[task.item] = view.latest_ns
-            free_ns = _free_ns(view)
-            if now >= free_ns or self._stopping.is_set():
+            until = free_ns(view)
+            if now >= until or self._stopping.is_set():
                 return
-            self._sleep_until(free_ns)
+            self._sleep_until(until)
 
     def _linger(self) -> None:
         """Listen on after the last update: a second event may still come."""
@@ -349,7 +349,7 @@ class Lane:
             raise self.parts.hypervisor.failure
 
 
-def _free_ns(view: ItemView) -> int:
+def free_ns(view: ItemView) -> int:
     """When the guest may begin something new: its events are there and due, or can no longer come in time.
 
     Updates that change next to nothing are not overlapped with listening for a second event: the next one could be
