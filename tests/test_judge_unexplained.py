@@ -73,6 +73,19 @@ def test_an_event_altered_beyond_recognition_is_the_one_that_is_missed(run: RunW
     assert (verdicts["a"].faults, verdicts["b"].verdict) == (("late", "payload"), PASS)
 
 
+def test_of_two_updates_that_say_the_same_each_keeps_its_own(tmp_path: Path) -> None:
+    """A hypervisor's clock that is taken back to the same bytes again and again says the same each time."""
+    run = registered_guest(tmp_path, vrtc="hv")
+    back = {**settled(RTC0 + 8, RTC0, -8, 1), "source": "hv"}
+    run.do("a", T0 + 8 * SECOND, [(0, 0x32, 0x20)])
+    run.event(T0 + 12 * SECOND, back)
+    run.do("b", T0 + 16 * SECOND, [(0, 0x32, 0x20)])
+    for after_ms in (1, 600):
+        run.event(T0 + 17 * SECOND + after_ms * MS, back)
+    verdicts = final(run)
+    assert (verdicts["a"].faults, verdicts["b"].faults) == (("late",), ("duplicate",))
+
+
 def test_a_lone_update_is_revised_like_any_other(run: RunWriter) -> None:
     run.write(AT, 0x04, 0x13)
     run.event(DUE + MS, HOUR_ON)

@@ -191,18 +191,16 @@ class Attribution:
             for part, wanted in enumerate(self._readings.wanted(number)):
                 yield number, part, events[part], wanted
 
-    def _has_own(self, number: int, part: int, *, in_time: bool = False) -> bool:
-        """Whether an expectation has an event that is exactly as expected (and in time)."""
+    def _has_own(self, number: int, part: int) -> bool:
+        """Whether an expectation has an event that is exactly as expected, whenever it came."""
         found = self._matches.get(number)
-        return found is not None and any(
-            match.part == part and match.exact and (match.in_time or not in_time) for match in found.values()
-        )
+        return found is not None and any(match.part == part and match.exact for match in found.values())
 
     def _find_by_payload(self, seen: SeenEvent) -> tuple[int | None, Match | None]:
         best, best_key = None, (False, 0)
         for number, part, event, wanted in self._candidates(seen.t_ns):
             if self._readings.is_exact(wanted, seen.payload):
-                key = (not self._has_own(number, part, in_time=True), -abs(seen.t_ns - event.due_ns))
+                key = (not self._has_own(number, part), -abs(seen.t_ns - event.due_ns))
                 if best is None or key > best_key:
                     best, best_key = (number, part), key
         if best is None:
