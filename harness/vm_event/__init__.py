@@ -11,6 +11,7 @@ from .events import RtcChange, SettledRtcChange, VmEvent
 from .ring import SharedRing
 from .service import VmEventService
 from .settler import RtcChangeSettler
+from .stream import EventStream
 from .tunnel import Tunnel
 from .watch import MonitorClient
 from .wire import Garbage
@@ -18,6 +19,7 @@ from .wire import Garbage
 __version__ = "0.1.0"
 
 __all__ = [
+    "EventStream",
     "Garbage",
     "MonitorClient",
     "MonitorError",
