@@ -41,13 +41,10 @@ _PIDFD_GETFD = 438
 _KCMP = 312
 _KCMP_FILE = 0
 
-_LARGEST_DESCRIPTOR = 2**31 - 1
-
 _NO_VM_EVENT = f"it is not {HSM_DEVICE}, or this kernel's HSM module has no vm_event (ACRN's Service VM kernel has)"
 _NOT_ALLOWED = "it may not be done by this user: root of the Service VM may"
 _NO_DEVICE = "there is no such device (any more): this is no ACRN Service VM, or the VM is gone"
 _MEANINGS = {
-    errno.EBADF: "it is not open in this process; was it passed on?",
     errno.EINVAL: "it owns no VM: only the descriptor of the VM's acrn-dm does, one opened anew never",
     errno.ENOTTY: _NO_VM_EVENT,
     errno.EPERM: _NOT_ALLOWED,
@@ -69,9 +66,7 @@ def open_hsm_tunnel(descriptor: int) -> Tunnel:
     Raises SourceError, which says what is wrong with the descriptor; then nothing of this process stays open. If only
     the kick could not be registered, the ring is all the same, and `acrn-dm`'s is replaced: the text says so.
     """
-    # A C int would silently take the lower half of a larger number.
-    if not 0 <= descriptor <= _LARGEST_DESCRIPTOR:
-        raise SourceError(f"HSM descriptor {descriptor}: not a descriptor")
+    _check(descriptor)
     with ExitStack() as undo:
         # Shared: of a private page, a fork of this process would leave a copy with us and the original with the kernel.
         page = mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
@@ -128,6 +123,21 @@ def take_over(pid: int, *, device: Path | str = HSM_DEVICE, descriptor: int | No
             return _duplicate(process, descriptor, number)
         except (OSError, OverflowError) as error:
             raise SourceError(f"process {pid}: {_why_not_taken(device, error)}") from error
+
+
+def _check(descriptor: int) -> None:
+    """Raises SourceError for what is no open device. To be called before anything is opened: it gets the lowest free
+    number, which may be the one that was meant to be passed on to this process.
+    """
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OverflowError as error:
+        raise SourceError(f"HSM descriptor {descriptor}: not a descriptor") from error
+    except OSError as error:
+        text = f"{error.strerror}: it is not open in this process; was it passed on?"
+        raise SourceError(f"HSM descriptor {descriptor}: {text}") from error
+    if not stat.S_ISCHR(mode):
+        raise SourceError(f"HSM descriptor {descriptor}: not a device, so not {HSM_DEVICE}")
 
 
 def _device_number(device: Path | str) -> int:
