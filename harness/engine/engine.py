@@ -231,6 +231,11 @@ class Engine:
 
     # -- the desk of the lanes ---------------------------------------------------------------------------
 
+    def wants(self, lane: Lane) -> bool:
+        """Whether a task for a guest of the lane's kind waits."""
+        with self._changed:
+            return bool(self._queues[self._kinds[lane.name]])
+
     def take(self, lane: Lane) -> Task | None:
         """The next task for a guest of the lane's kind."""
         with self._changed:

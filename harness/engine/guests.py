@@ -72,9 +72,6 @@ class GuestFactory:
         service = self._socket(self._settings.service_socket, name, folder / "monitor.sock")
         events = self._socket(self._settings.event_socket, name, service)
         nonce = secrets.token_hex(16)
-        self._rundir.add_guest(
-            name, {"machine": spec.machine, "vrtc": spec.vrtc, "memory": spec.memory, "event_socket": str(events)}
-        )
         return GuestParts(
             name=name,
             command=self._command(spec, name, folder, service, nonce, on_hv),
@@ -85,6 +82,9 @@ class GuestFactory:
             boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
+            details={
+                "machine": spec.machine, "vrtc": spec.vrtc, "memory": spec.memory, "event_socket": str(events)
+            },
             hypervisor=on_hv,
         )
 

@@ -8,8 +8,8 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +59,9 @@ class Task:
 class Desk(Protocol):
     """Where a lane gets its work and leaves its results; called from the lane's thread."""
 
+    def wants(self, lane: Lane) -> bool:
+        """Whether there is work for this lane, so that it is worth a boot."""
+
     def take(self, lane: Lane) -> Task | None:
         """The next task for this lane; None when there is no more."""
 
@@ -93,6 +96,9 @@ class GuestParts:
     boot_timeout: float
     window_ns: int
     estimate_tolerance: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says of the guest."""
+
     hypervisor: Hypervisor | None = None
     """The process that this guest's vRTC is in, if it is not the device model."""
 
@@ -159,8 +165,8 @@ class Lane:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._slots.guests)
                 try:
-                    self._boot(stack)
-                    self._work()
+                    if self._boot(stack):
+                        self._work()
                 except BenchError as problem:
                     self.failed = True
                     error = self._cause_of(problem)
@@ -179,10 +185,12 @@ class Lane:
         self._judge.close()
         self._desk.ended(self, left if self._stopping.is_set() else error or left)
 
-    def _boot(self, stack: contextlib.ExitStack) -> None:
+    def _boot(self, stack: contextlib.ExitStack) -> bool:
+        """Whether there is a guest now; none where others were quicker to do all that there was."""
         with self._slots.boots:
-            if self._stopping.is_set():
-                return
+            if self._stopping.is_set() or not self._desk.wants(self):
+                return False
+            self._rundir.add_guest(self.name, self.parts.details)
             deadline = Deadline(self.parts.boot_timeout)
             if self.parts.hypervisor is not None:
                 self.parts.hypervisor.on_death(self._changed.set)
@@ -200,6 +208,7 @@ class Lane:
             stack.callback(self._guest.close)
             if not self._stopping.is_set():  # else whoever stopped us found no guest to close
                 self._guest.boot(deadline)
+        return True
 
     def _work(self) -> None:
         """All there is to do; what lingering shows to be worth repeating, too."""
