@@ -70,7 +70,6 @@ def open_hsm_tunnel(descriptor: int) -> Tunnel:
     with ExitStack() as undo:
         # Shared: of a private page, a fork of this process would leave a copy with us and the original with the kernel.
         page = mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-        undo.callback(page.close)
         format_page(page)  # before the hypervisor sees it: it refuses a page without the magic
         ring = SharedRing(page)
         undo.callback(ring.close)
