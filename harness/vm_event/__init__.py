@@ -6,7 +6,7 @@ Imports nothing but the standard library. The names below are the interface.
 from __future__ import annotations
 
 from .abi import VmEventType
-from .errors import MonitorError, RingError, ServiceError, SourceError, VmEventError
+from .errors import ActionError, MonitorError, RingError, ServiceError, SourceError, VmEventError
 from .events import RtcChange, SettledRtcChange, VmEvent
 from .ring import SharedRing
 from .service import VmEventService
@@ -19,6 +19,7 @@ from .wire import Garbage
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActionError",
     "EventStream",
     "Garbage",
     "MonitorClient",

@@ -22,5 +22,9 @@ class MonitorError(VmEventError):
     """The monitor socket cannot be made or reached: in use, not a socket, no directory, a long name."""
 
 
+class ActionError(VmEventError):
+    """What is to act on events or tell of them cannot be used: a command, the host's RTC, a log."""
+
+
 class ServiceError(VmEventError):
     """The service was used in a state in which it cannot do what was asked."""
