@@ -83,7 +83,10 @@ def test_its_whole_process_group_is_ended(
     eventually(lambda: not any(map(alive, pids)), "all of them to be gone")
 
 
-def test_one_that_is_asked_to_end_may_say_something(interrupt: int, tmp_path: Path) -> None:
+def test_one_that_is_asked_to_end_may_say_something(
+    interrupt: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE", PATIENCE)
     told = tmp_path / "ready"
     os.mkfifo(told)
     script = f"trap 'echo as you wish >&2; exit 5' TERM; echo > {told}; while :; do sleep 0.01; done"
@@ -93,7 +96,8 @@ def test_one_that_is_asked_to_end_may_say_something(interrupt: int, tmp_path: Pa
     told.read_text(encoding="ascii")
     os.eventfd_write(interrupt, 1)
     thread.join(PATIENCE)
-    assert [(outcome.end, outcome.words) for outcome in outcomes] == [("interrupted", "as you wish")]
+    assert [(outcome.end, outcome.status) for outcome in outcomes] == [("interrupted", 5)]
+    assert "as you wish" in outcomes[0].words.splitlines()
 
 
 def test_what_it_leaves_running_ends_with_it_and_is_not_waited_for(interrupt: int, tmp_path: Path) -> None:
