@@ -11,6 +11,9 @@ from harness.qemu.trace import PortAccess, port_access
 _RESET = re.compile(rb"resettable_reset obj=(0x[0-9a-f]+)")
 _RUNNING = b"(running)"
 
+INDEX_PORT, DATA_PORT = 0x70, 0x71
+_RTC_REGIONS = frozenset({"rtc", "rtc-index"})
+
 RESET_CONTROL = 0xCF9
 _RESET_CPU = 0x04
 _FULL_RESET = 0x08
@@ -68,16 +71,16 @@ class RtcPort:
             self._ran = True
 
     def _accessed(self, access: PortAccess) -> None:
-        if access.region == "rtc" and access.size == 1:
-            if access.is_read:
-                self._vrtc.read(self._index)
-            else:
-                self._vrtc.write(self._index, access.value & 0xFF)
-        elif access.is_read:
-            return
-        elif access.region == "rtc-index" and access.size == 1:
-            self._index = access.value & 0x7F
-        elif access.address == RESET_CONTROL and access.value & _RESET_CPU:
+        if access.region in _RTC_REGIONS:
+            # By its address: the second byte of a 16-bit access to 0x70 is data, in the region of the index.
+            if access.size == 1 and access.address == DATA_PORT:
+                if access.is_read:
+                    self._vrtc.read(self._index)
+                else:
+                    self._vrtc.write(self._index, access.value & 0xFF)
+            elif access.size == 1 and access.address == INDEX_PORT and not access.is_read:
+                self._index = access.value & 0x7F
+        elif access.address == RESET_CONTROL and not access.is_read and access.value & _RESET_CPU:
             self._full = bool(access.value & _FULL_RESET)
 
     def _reset(self, tree: bytes) -> None:

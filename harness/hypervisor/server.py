@@ -18,7 +18,7 @@ from harness.hypervisor.slots import Slots
 from harness.vm_event.loop import Loop
 from harness.vm_event.sockets import ListeningSocket
 
-_FAIR_SHARE = 32
+_FAIR_SHARE = 4
 """Messages of one VM that are carried out before the others have their turn."""
 
 log = logging.getLogger(__name__)

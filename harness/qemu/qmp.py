@@ -102,7 +102,11 @@ class QmpMonitor:
         client = QMPClient("guest")
         listener = EventListener()
         client.register_listener(listener)
+        # A guest may set its RTC before QMP is ready: the library's own negotiation takes an event that comes before
+        # the answer for a failure.
+        client.negotiate = False
         await client.connect(self._connection)
+        await client.execute("qmp_capabilities")
         self._client = client
         self._ready.set()
         events = asyncio.create_task(self._follow(listener))

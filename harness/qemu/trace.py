@@ -78,7 +78,7 @@ def port_access(line: bytes) -> PortAccess | None:
 
 
 def of_interest(line: bytes) -> bool:
-    """Whether a line is to be kept: not so the reads of other regions than the RTC's, 72,000 in a Linux boot."""
+    """Whether a line is to be kept: not so the reads of other regions than the RTC's, 71,000 in a Linux boot."""
     return line.endswith(_RTC_REGIONS) or _READ not in line
 
 
