@@ -58,13 +58,14 @@ class Runs:
     folder: Path
     updates: int
     guests: int | None
+    vrtc: str = "dm"
     made: list[ScenarioRun] = field(default_factory=list)
 
     def __call__(self) -> None:
         """One more run."""
         folder = self.folder / str(len(self.made) + 1)
         try:
-            run = ScenarioRun(folder, updates=self.updates, guests=self.guests)
+            run = ScenarioRun(folder, updates=self.updates, guests=self.guests, vrtc=self.vrtc)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self.made.append(run)
@@ -104,10 +105,9 @@ class FirstVerdict(Figure):
 class Steady(Figure):
     """What one guest achieves."""
 
-    about = f"{STEADY_UPDATES} updates without pauses on 1 guest"
-
-    def __init__(self, folder: Path) -> None:
-        self._runs = Runs(folder / "steady", STEADY_UPDATES, 1)
+    def __init__(self, folder: Path, vrtc: str = "dm") -> None:
+        self.about = f"{STEADY_UPDATES} updates without pauses on 1 guest with vrtc {vrtc}"
+        self._runs = Runs(folder / f"steady-{vrtc}", STEADY_UPDATES, 1, vrtc)
         self.run = self._runs  # type: ignore[method-assign]
 
     def quantities(self) -> Iterator[Quantity]:
@@ -176,6 +176,7 @@ class Command(Figure):
 FIGURES: dict[str, Callable[[Path], Figure]] = {
     "first": FirstVerdict,
     "steady": Steady,
+    "steady-hv": lambda folder: Steady(folder, "hv"),
     "many": Many,
     "tests": lambda folder: Command("./lab tests", 300, "./lab", "tests", "-q"),
     "ci": lambda folder: Command(".ci/run", 900, ".ci/run"),

@@ -17,7 +17,7 @@ from typing import Any
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.processor_time import ProcessorClock, ProcessorTime
 
-WITHOUT_PAUSES = "random_order and not pauses and dm"
+WITHOUT_PAUSES = "random_order and not pauses"
 PAUSED_ONE_IN = 5
 _VERDICT_LINE = re.compile(rb"(\x1b\[[0-9;]*m)?(pass|product fault|known defect|inconclusive) ")
 _PATIENCE = 600
@@ -26,15 +26,15 @@ _PATIENCE = 600
 class ScenarioRun:
     """pytest over the random orders without pauses; every moment in seconds after its exec.
 
-    updates: how many, both modes together. On a machine that is too busy pytest ends with an infrastructure error;
-    what was judged was judged all the same. Raises RuntimeError when nothing was.
+    updates: how many, both modes together. vrtc: the guests'. On a machine that is too busy pytest ends with an
+    infrastructure error; what was judged was judged all the same. Raises RuntimeError when nothing was.
     """
 
-    def __init__(self, folder: Path, *, updates: int, guests: int | None) -> None:
+    def __init__(self, folder: Path, *, updates: int, guests: int | None, vrtc: str) -> None:
         per_mode = -(-updates * PAUSED_ONE_IN // (2 * (PAUSED_ONE_IN - 1)))
         command = [
             *(sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "scenarios", "-m", "qemu"),
-            *("-k", WITHOUT_PAUSES),
+            *("-k", f"{WITHOUT_PAUSES} and {vrtc}"),
             *("--rtc-updates", str(per_mode), "--run-dir", str(folder), "--no-html"),
         ]
         if guests is not None:
