@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -127,6 +128,19 @@ def test_one_connection_is_served_and_the_next_waits_unanswered(client: Raw, pat
     second.close()
 
 
+def test_beyond_its_short_backlog_nobody_can_connect(client: Raw, path: Path) -> None:
+    assert client.ask(REGISTER) == ACK, "one is being served"
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for connection in waiting:
+        connection.setblocking(False)
+    for connection in waiting[:2]:  # Linux takes one more than the backlog says
+        connection.connect(str(path))
+    with pytest.raises(BlockingIOError):
+        waiting[2].connect(str(path))
+    for connection in waiting:
+        connection.close()
+
+
 def test_commands_are_carried_out_and_their_failure_is_told(client: Raw, commands: Commands) -> None:
     assert client.ask(b'{"command":"blkrescan","arguments":"3,/new.img"}') == ACK
     commands.success = False
@@ -212,6 +226,47 @@ def test_a_client_that_does_not_read_is_waited_for_until_the_end(path: Path, com
         monitor.close()
         teller.join(PATIENCE)
         assert not teller.is_alive()
+        client.close()
+
+
+def test_a_command_that_ends_it_is_answered_first_and_nobody_gets_in_any_more(path: Path) -> None:
+    """As `destroy` does: the device model closes the socket while the command is still being carried out."""
+    ends: list[threading.Thread] = []
+
+    def refused() -> bool:
+        with socket.socket(socket.AF_UNIX) as late:
+            return late.connect_ex(str(path)) != 0
+
+    def destroy(argument: str) -> bool:
+        ends[0].start()
+        eventually(refused, "the end of listening")
+        return True
+
+    with nothing_left_open():
+        monitor = AcrnMonitor(path, {"destroy": destroy})
+        ends.append(threading.Thread(target=monitor.close))
+        client = Raw(path)
+        assert client.ask(b'{"command":"destroy"}') == ACK
+        assert client.receive() == b""
+        ends[0].join(PATIENCE)
+        client.close()
+
+
+def test_an_answer_that_is_never_read_does_not_hold_up_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.devicemodel.acrn_monitor.LAST_ANSWER_PATIENCE", 0.01)
+    with nothing_left_open():
+        monitor = AcrnMonitor(path, {})
+        client = Raw(path)
+        client.socket.setblocking(False)
+        sending = monitor._sending
+        # given a client that asks and asks, and reads no answer, until its answers fill the socket
+        for _ in range(500):
+            with contextlib.suppress(BlockingIOError):
+                client.socket.sendall(REGISTER)
+            eventually(lambda: client.unread() == 0 or sending.locked(), "a reader that has read, or waits")
+        assert sending.locked(), "an answer is waiting to be read"
+        # then it can be closed
+        monitor.close()
         client.close()
 
 
