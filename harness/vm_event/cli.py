@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import signal
-import struct
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from . import __version__, systemd
-from .abi import VmEventType
+from . import __version__
 from .errors import VmEventError
-from .events import RtcChange
-from .service import VmEventService
 from .typed import Any, NamedTuple
 from .watch import MonitorClient, describe
 from .wire import Garbage
@@ -77,25 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="serve|watch|status")
 
     serve = commands.add_parser("serve", help="run the service until SIGINT or SIGTERM")
-    serve.add_argument("--monitor", required=True, metavar="PATH", help="where the monitor socket is made")
-    serve.add_argument("--vm", default="vm", metavar="NAME", help="the VM's name in every event (default: vm)")
-    serve.add_argument("--window", type=_seconds, default=1.0, metavar="S", help="settle window, seconds (default: 1)")
-    serve.add_argument(
-        "--ring",
-        type=_ring,
-        action="append",
-        default=[],
-        metavar="SOURCE:RING_FD:KICK_FD[:stamped]",
-        help="read a ring that another process fills: inherited descriptors of its page and of its eventfd, "
-        "e.g. hv:5:6; 'stamped' when its elements carry their send times",
-    )
-    serve.add_argument(
-        "--stdin",
-        action="store_true",
-        help='raw events by hand, a JSON object a line: {"last_time":N,"delta_time":N}, {"set_rtc":N}, '
-        '{"vm_event":1}; they come from source dm',
-    )
-    serve.set_defaults(run=_serve)
+    _add_serve_options(serve)
+    serve.set_defaults(run=partial(_serve, serve))
 
     watch = commands.add_parser("watch", help="register as the event client and print events until the service ends")
     watch.add_argument("--socket", required=True, metavar="PATH", help="the service's monitor socket")
@@ -109,68 +86,89 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(options: argparse.Namespace) -> int:
-    if not options.ring and not options.stdin:
-        print("error: no source: give --ring or --stdin", file=sys.stderr)
-        return 2
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    # Blocked before any thread is made, so that this thread alone takes them, when it asks for them.
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    with VmEventService(options.vm, window=options.window, dm=options.stdin) as service:
-        for ring in options.ring:
-            service.add_ring(ring.source, ring.ring, ring.kick, stamped=ring.stamped)
-        service.start(options.monitor)
-        sources = ", ".join(service.status()["sources"])
-        print(f"serving {options.vm} on {options.monitor} from {sources}", flush=True)
-        if options.stdin:
-            threading.Thread(target=_feed, args=(service,), name="stdin", daemon=True).start()
-        threading.Thread(target=_end_with, args=(service,), name="failure-watch", daemon=True).start()
-        systemd.notify("READY=1", f"STATUS=serving {options.vm} from {sources}")
-        signal.sigwait(ends)
-        systemd.notify("STOPPING=1")
-        failure = service.status()["error"]
-    if failure is not None:
-        print(f"error: the service failed: {failure}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+def _add_serve_options(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--monitor", required=True, metavar="PATH", help="where the monitor socket is made")
+    serve.add_argument("--vm", default="vm", metavar="NAME", help="the VM's name in every event (default: vm)")
+    serve.add_argument("--window", type=_seconds, default=1.0, metavar="S", help="settle window, seconds (default: 1)")
+    serve.add_argument(
+        "--log",
+        choices=("text", "json", "journald"),
+        default="text",
+        help="how the log, events included, is written: lines or JSON objects on stderr, or entries of journald",
+    )
+
+    sources = serve.add_argument_group("sources", "at least one")
+    sources.add_argument(
+        "--ring",
+        type=_ring,
+        action="append",
+        default=[],
+        metavar="SOURCE:RING_FD:KICK_FD[:stamped]",
+        help="read a ring that another process fills: inherited descriptors of its page and of its eventfd, "
+        "e.g. hv:5:6; 'stamped' when its elements carry their send times",
+    )
+    hsm = sources.add_mutually_exclusive_group()
+    hsm.add_argument(
+        "--hsm",
+        type=_number,
+        metavar="FD",
+        help="source hv: the hypervisor's ring, on the inherited descriptor of /dev/acrn_hsm that owns the VM; "
+        "replaces acrn-dm's own ring for good",
+    )
+    hsm.add_argument(
+        "--hsm-of",
+        type=_number,
+        metavar="PID",
+        help="the same, on a duplicate of the descriptor of this running acrn-dm",
+    )
+    sources.add_argument(
+        "--acrn-dm",
+        metavar="SOCK",
+        help="source monitor: the monitor socket of a running acrn-dm; destroy and blkrescan are relayed to it",
+    )
+    sources.add_argument(
+        "--stdin",
+        action="store_true",
+        help='source dm: raw events by hand, a JSON object a line: {"last_time":N,"delta_time":N}, {"set_rtc":N}, '
+        '{"vm_event":1}',
+    )
+
+    acting = serve.add_argument_group("acting on settled RTC changes")
+    acting.add_argument(
+        "--on-rtc-change",
+        type=_command,
+        action="append",
+        default=[],
+        metavar="CMD",
+        help="run this command for each, with the event as a line of JSON on stdin. One argument, taken apart into "
+        "words as a shell does it, but there is no shell. Several times for several commands: they run in order",
+    )
+    acting.add_argument(
+        "--on-rtc-change-timeout", type=_seconds, metavar="S", help="how long a command may take (default: 10)"
+    )
+    acting.add_argument(
+        "--policy", choices=("set-host-rtc",), help="set-host-rtc: move the host's RTC by as much as the guest's"
+    )
+    acting.add_argument("--rtc-device", metavar="PATH", help="the host's RTC (default: /dev/rtc0)")
+    acting.add_argument("--max-step", type=_number, metavar="S", help="refuse to move it further (default: 3600)")
+    acting.add_argument("--max-per-hour", type=_number, metavar="N", help="refuse to move it more often (default: 6)")
+    acting.add_argument(
+        "--years", type=_years, metavar="FIRST-LAST", help="refuse all other years (default: 2020-2037)"
+    )
 
 
-def _end_with(service: VmEventService) -> None:
-    service.wait()
-    os.kill(os.getpid(), signal.SIGTERM)
+def _serve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    sources = (options.ring, options.stdin, options.hsm is not None, options.hsm_of is not None, options.acrn_dm)
+    if not any(sources):
+        parser.error("no source: give --ring, --hsm, --hsm-of, --acrn-dm or --stdin")
+    limits = ("rtc_device", "max_step", "max_per_hour", "years")
+    if options.policy is None and any(getattr(options, name) is not None for name in limits):
+        parser.error("--rtc-device, --max-step, --max-per-hour and --years belong to --policy set-host-rtc")
+    if options.on_rtc_change_timeout is not None and not options.on_rtc_change:
+        parser.error("--on-rtc-change-timeout belongs to --on-rtc-change")
+    from .serve import serve
 
-
-def _feed(service: VmEventService) -> None:
-    """Send what comes on stdin. Read from the descriptor: a thread inside sys.stdin would block the exit."""
-    rest = b""
-    while data := os.read(0, 65536):
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if line.strip():
-                _feed_line(service, line)
-    if rest.strip():
-        _feed_line(service, rest)
-
-
-def _feed_line(service: VmEventService, line: bytes) -> None:
-    problem = None
-    try:
-        match json.loads(line):
-            case {"last_time": int(last_time), "delta_time": int(delta_time)}:
-                taken = service.send(RtcChange(last_time, delta_time))
-            case {"set_rtc": int(rtc)}:
-                service.set_rtc(rtc)
-                taken = True
-            case {"vm_event": 1 | 2 as kind}:
-                taken = service.send(VmEventType(kind))
-            case _:
-                raise ValueError("not a raw event")
-        problem = None if taken else "the ring is full"
-    except (ValueError, RecursionError, struct.error) as error:
-        problem = str(error)
-    if problem is not None:
-        print(f"stdin: {line[:200]!r}: {problem}", file=sys.stderr, flush=True)
+    return serve(options)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -189,6 +187,8 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from .status import describe_status
+
     with MonitorClient(options.socket) as client:
         answer = client.command("status")
     if answer.get("ack") != 0:
@@ -198,19 +198,8 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status, separators=(",", ":")))
     else:
-        _print_tree(status)
+        print(describe_status(status))
     return 0
-
-
-def _print_tree(values: Mapping[str, Any], indent: str = "") -> None:
-    for key, value in values.items():
-        if key == "last_event":
-            print(f"{indent}{key}: {describe(value) if value else 'none'}")
-        elif isinstance(value, dict):
-            print(f"{indent}{key}:")
-            _print_tree(value, indent + "  ")
-        else:
-            print(f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _seconds(text: str) -> float:
@@ -218,6 +207,28 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be longer than 0 s")
     return value
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _years(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1970 <= int(first) <= int(last) <= 9999):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST-LAST, e.g. 2020-2037")
+    return int(first), int(last)
+
+
+def _command(text: str) -> tuple[str, ...]:
+    from .actions import words_of
+
+    try:
+        return words_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 def _ring(text: str) -> _Ring:

@@ -92,12 +92,13 @@ def describe(event: Mapping[str, Any]) -> str:
     if kind == 0 and "new_time" in event:
         delta = event.get("delta_time")
         change = "?" if delta is None else f"{delta:+d}"
+        raw = event.get("raw_events")
         notes = [name for name in ("estimated", "lost") if event.get(name)]
         if event.get("overrun"):
             notes.append(f"overrun {event['overrun']}")
         return (
             f"{origin}: RTC {_date(event.get('last_time'))} -> {_date(event['new_time'])}, "
-            f"changed by {change} s, {event.get('raw_events', '?')} raw" + (f" [{', '.join(notes)}]" if notes else "")
+            f"changed by {change} s, {'?' if raw is None else raw} raw" + (f" [{', '.join(notes)}]" if notes else "")
         )
     names = {1: "power-off", 2: "triple fault"}
     if kind in names:
