@@ -232,14 +232,20 @@ def test_a_descriptor_that_is_no_hsm_is_refused(device: int, tmp_path: Path) -> 
     os.close(regular)
 
 
-def test_the_command_line_says_what_is_wrong_with_a_descriptor(device: int, tmp_path: Path) -> None:
-    command = [sys.executable, *serve(tmp_path / "monitor", device)]
-    failed = subprocess.run(
-        command, cwd=ROOT, pass_fds=[device], text=True, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert failed.returncode == 1
-    assert f"error: HSM descriptor {device}: SETUP_VM_EVENT_RING (0x4008a2a0): Inappropriate ioctl" in failed.stderr
-    assert not (tmp_path / "monitor").exists()
+def test_the_command_line_says_what_is_wrong_with_a_descriptor_or_a_process(device: int, tmp_path: Path) -> None:
+    inherited = serve(tmp_path / "monitor", device)
+    taken_over = ["--hsm-of" if word == "--hsm" else word for word in serve(tmp_path / "monitor", os.getpid())]
+    for arguments, text in (
+        (inherited, f"HSM descriptor {device}: SETUP_VM_EVENT_RING (0x4008a2a0): Inappropriate ioctl for device"),
+        (taken_over, "/dev/acrn_hsm: No such file or directory: this is no ACRN Service VM"),
+    ):
+        failed = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT, pass_fds=[device], text=True, capture_output=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert failed.returncode == 1
+        assert f"error: {text}" in failed.stderr
+        assert not (tmp_path / "monitor").exists()
 
 
 def _ptrace_is_forbidden() -> bool:
