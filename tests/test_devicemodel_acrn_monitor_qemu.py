@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from harness.deadline import Deadline
 from harness.devicemodel.exit_record import parse_exit_record
 from harness.guests import QEMU_KVM, QEMU_TCG, AgentGuest, Console, Write, prepare_bare_image
 from harness.hosts.local import LocalHost, LocalProcess
+from tests.hypervisor_support import serving as hypervisor_serving
 from tests.vm_event_support import NOON, PATIENCE, Client, eventually
 
 ROOT = Path(__file__).parents[1]
@@ -26,14 +28,14 @@ pytestmark = pytest.mark.qemu
 
 
 @contextmanager
-def device_model(folder: Path) -> Iterator[tuple[AgentGuest, LocalProcess]]:
+def device_model(folder: Path, *more: str) -> Iterator[tuple[AgentGuest, LocalProcess]]:
     """A bare guest below a device model with acrn-dm's monitor socket."""
     image = prepare_bare_image(None, Deadline(PATIENCE))
     command = [
         *("/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "harness.devicemodel", "--acrn-monitor"),
         *("--cmd_monitor", str(folder / "acrn-dm"), "--exit-record", str(folder / "exit.json")),
         *("--rtc", "2024-06-15T12:00:00Z", "--memory", "8", "--kernel", str(image.kernel)),
-        *("--append", image.command_line(NONCE), "vm0"),
+        *("--append", image.command_line(NONCE), *more, "vm0"),
     ]
     with LocalHost() as host, ExitStack() as stack:
         process = host.start(command, log=folder / "device-model.log")
@@ -114,3 +116,28 @@ def test_updates_come_through_and_commands_go_back(tmp_path: Path) -> None:
         assert not (tmp_path / "acrn-dm").exists()
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(PATIENCE) == 0
+
+
+def test_a_real_time_vm_refuses_to_be_destroyed_and_tells_of_its_updates(tmp_path: Path) -> None:
+    """The hypervisor's vRTC, as post-launched real-time VMs have it."""
+    path = tmp_path / "hypervisor"
+    with (
+        hypervisor_serving(path),
+        device_model(tmp_path, "--vrtc", "hv", "--hypervisor", str(path)) as (guest, process),
+        service(tmp_path),
+        Client(tmp_path / "monitor") as watcher,
+    ):
+        assert watcher.register() == {"ack": 0}
+        eventually(lambda: source(watcher)["registered"], "the registration")
+        assert watcher.ask("destroy") == {"ack": -1}
+        report = guest.run("update", [Write(0x09, 0x25), Write(0x08, 0x07), Write(0x07, 0x20)], Deadline(PATIENCE))
+        assert report.ok, report.error
+        event = watcher.receive()
+        assert (event["source"], event["vm"]) == ("monitor", "vm0")
+        assert event["new_time"] == event["last_time"] + event["delta_time"]
+        assert NOON + 400 * 86400 <= event["new_time"] < NOON + 400 * 86400 + 3600, "20 July 2025, a little after noon"
+        assert process.exit_status() is None
+        os.kill(process.pid, signal.SIGTERM)
+        eventually(lambda: process.exit_status() is not None, "the end of the device model")
+    record = parse_exit_record((tmp_path / "exit.json").read_text(encoding="utf-8"))
+    assert record is not None and record.reason == "terminated"
