@@ -181,7 +181,10 @@ def _only_one(pid: int, device: Path | str, found: list[int]) -> int:
     first, *others = found
     if not all(_same_opening(pid, first, other) for other in others):
         # Not to be guessed: a VM whose descriptor is taken by mistake loses acrn-dm's ring for good.
-        raise SourceError(f"process {pid} has opened {device} more than once (descriptors {found}): say which")
+        raise SourceError(
+            f"process {pid} has opened {device} more than once (descriptors {found}): "
+            "which is the VM's cannot be told from outside; take_over(pid, descriptor=N) in Python takes one"
+        )
     return first
 
 
