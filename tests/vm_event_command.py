@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,11 @@ def started(
     try:
         yield process
     finally:
+        if before and process.poll() is None:
+            # A tracer that is killed lets go of what it traces, which lives on.
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
+            for child in children.split():
+                os.kill(int(child), signal.SIGKILL)
         process.kill()
         process.communicate()
 
