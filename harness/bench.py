@@ -71,7 +71,16 @@ def _existing_program(value: Path, info: ValidationInfo) -> Path:
     return path
 
 
+KernelName = Literal["debian-cloud", "debian-standard", "debian-rt"]
+"""Kernels that are fetched by name: for virtual machines, the standard one, the real-time one."""
+
+
+def _kernel(value: KernelName | Path, info: ValidationInfo) -> KernelName | Path:
+    return _existing_file(value, info) if isinstance(value, Path) else value
+
+
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
+Kernel = Annotated[KernelName | Path, Field(union_mode="left_to_right"), AfterValidator(_kernel)]
 ExistingProgram = Annotated[Path, AfterValidator(_existing_program)]
 
 
@@ -162,7 +171,11 @@ class GuestSpec(_Part):
         ),
     ] = (TCG_SIGNATURE, KVM_SIGNATURE)
     kernel: Annotated[
-        ExistingFile | None, Field(description="a kernel to boot instead of Debian's, or null")
+        Kernel | None,
+        Field(
+            description="debian-cloud, debian-standard, debian-rt, the path of a kernel of your own (./NAME beside the"
+            " bench file), or null (debian-cloud)"
+        ),
     ] = None
     initrd: Annotated[ExistingFile | None, Field(description="an initramfs for `kernel`, or null")] = None
     append: Annotated[

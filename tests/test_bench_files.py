@@ -78,9 +78,22 @@ def test_names_of_files_start_at_the_folder_of_the_bench_file(
 
     kernel = load_bench(Path("lab/bench.yaml")).guests[0].kernel
 
-    assert kernel is not None
+    assert isinstance(kernel, Path)
     assert kernel.is_absolute()
     assert kernel.samefile(tmp_path / "vmlinuz")
+
+
+@pytest.mark.parametrize("name", ["debian-cloud", "debian-standard", "debian-rt"])
+def test_a_kernel_may_be_named_and_a_file_of_that_name_is_meant_by_its_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+
+    by_name, by_path = (
+        load_bench(write(tmp_path / "b.yaml", SMALLEST.replace("name: vm0", f"name: vm0, kernel: {kernel}")))
+        for kernel in (name, f"./{name}")
+    )
+
+    assert by_name.guests[0].kernel == name
+    assert by_path.guests[0].kernel == tmp_path / name
 
 
 def test_a_program_may_be_named_by_its_path_or_as_in_a_shell(

@@ -59,12 +59,12 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("meta", parts.KERNELS)
+@pytest.mark.parametrize(("name", "meta"), [(name, meta) for name, metas in parts.KERNELS.items() for meta in metas])
 @pytest.mark.parametrize(
     ("payload", "booted"), [(gzip.compress(WITH_ENTRY), "vmlinux"), (b"unknown packing", "vmlinuz")]
 )
 def test_the_kernel_behind_the_first_known_meta_package_is_kept(
-    tmp_path: Path, distribution: Path, meta: str, payload: bytes, booted: str
+    tmp_path: Path, distribution: Path, name: str, meta: str, payload: bytes, booted: str
 ) -> None:
     kernel = "linux-image-6.8.0-31-generic"
     image = bzimage(payload, b"6.8.0-31-generic (buildd) #1")
@@ -75,11 +75,13 @@ def test_the_kernel_behind_the_first_known_meta_package_is_kept(
         apt_get=APT_GET.format(log=tmp_path / "log", deb=deb),
     )
     cache = Cache(tmp_path / "cache")
-    found = parts.fetched_kernel(cache, Deadline(60))
+    found = parts.fetched_kernel(cache, Deadline(60), name)
     assert (found.path.name, found.release) == (booted, "6.8.0-31-generic")
     assert found.package == f"{kernel} 6.8.0-31.31"
     assert found.path.read_bytes() == (WITH_ENTRY if booted == "vmlinux" else image)
-    assert parts.fetched_kernel(cache, Deadline(60)) == found
+    assert found.packed is not None
+    assert found.packed.read_bytes() == image
+    assert parts.fetched_kernel(cache, Deadline(60), name) == found
     downloads = [line for line in (tmp_path / "log").read_text().splitlines() if "download" in line]
     assert len(downloads) == 1
     assert downloads[0].endswith(f"{kernel}=6.8.0-31.31")
@@ -156,6 +158,18 @@ def test_only_a_static_busybox_is_taken_from_this_machine(
     assert parts.busybox_version(fetched) == "1.36.1"
 
 
+@pytest.mark.parametrize("kind", ["packed", "unpacked"])
+@pytest.mark.parametrize("real_time", [True, False])
+def test_a_real_time_kernel_is_told_by_its_own_words_and_keeps_its_local_apic(
+    tmp_path: Path, kind: str, real_time: bool
+) -> None:
+    words = "6.1.0-1-amd64 (x) #1 SMP PREEMPT_RT" if real_time else "6.1.0-1-amd64 (x) #1 SMP PREEMPT_DYNAMIC"
+    unpacked = WITH_ENTRY + b"\0Linux version " + words.encode() + b"\0"
+    (tmp_path / "kernel").write_bytes(bzimage(b"x", words.encode()) if kind == "packed" else unpacked)
+    image = prepare_image(ImageSpec(tmp_path / "kernel"), tmp_path / "cache", Deadline(60))
+    assert ("nolapic" in image.append.split()) == (not real_time)
+
+
 def test_the_users_own_kernel_and_initrd_are_used_and_need_no_apt(tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(bzimage(b"x", b"5.15.0-mine (me) #1"))
     (tmp_path / "initrd").write_bytes(b"an archive of the user's")
@@ -163,6 +177,7 @@ def test_the_users_own_kernel_and_initrd_are_used_and_need_no_apt(tmp_path: Path
     image = prepare_image(spec, tmp_path / "cache", Deadline(60))
     assert image.kernel == tmp_path / "kernel"
     assert image.versions["kernel"] == "5.15.0-mine"
+    assert image.initrd is not None
     assert image.initrd.read_bytes().startswith(b"an archive of the user's")
     assert b"rtc-agent" in image.initrd.read_bytes()
     assert image.command_line("beef").endswith("lapic debug rtc.nonce=beef")

@@ -11,6 +11,7 @@ from harness.errors import ConfigurationError
 from harness.guests import initramfs
 from harness.guests.cache import Cache, default_cache_dir
 from harness.guests.parts import (
+    Kernel,
     busybox_version,
     compiled_agent,
     compiled_bare_guest,
@@ -38,16 +39,24 @@ KERNEL_ARGUMENTS = (
     f"rdinit={AGENT_PATH}",
 )
 
+# Without the local APIC a PREEMPT_RT kernel (Debian's 6.1) stands still for ever once rtc_cmos is there, on pc and q35.
+_NOT_IN_REAL_TIME = frozenset({"nolapic"})
+
+
+def kernel_arguments(kernel: Kernel) -> list[str]:
+    """What a kernel is told beside its guest's nonce."""
+    return [word for word in KERNEL_ARGUMENTS if not (kernel.real_time and word in _NOT_IN_REAL_TIME)]
+
 
 @dataclass(frozen=True)
 class ImageSpec:
     """What of the image is the user's own; the rest is made here.
 
-    kernel: a bzImage or an ELF with a PVH entry point. initrd: an archive that ours is added to (the agent
-    takes its init's place). append: further kernel arguments.
+    kernel: one of KERNELS by its name, or the path of a bzImage or an ELF with a PVH entry point. initrd: an
+    archive that ours is added to (the agent takes its init's place). append: further kernel arguments.
     """
 
-    kernel: Path | None = None
+    kernel: str | Path | None = None
     initrd: Path | None = None
     append: str = ""
 
@@ -73,7 +82,7 @@ def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -
     InfrastructureError (package mirror, disk, a lock held by another run).
     """
     cache = Cache(cache_dir or default_cache_dir())
-    kernel = own_kernel(spec.kernel) if spec.kernel else fetched_kernel(cache, deadline)
+    kernel = own_kernel(spec.kernel) if isinstance(spec.kernel, Path) else fetched_kernel(cache, deadline, spec.kernel)
     busybox = static_busybox(cache, deadline)
     agent, agent_version = compiled_agent(cache, deadline)
     archive = initramfs.pack({AGENT_PATH: agent, "/bin/busybox": busybox})
@@ -94,7 +103,7 @@ def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -
         "busybox": busybox_version(busybox),
         "agent": agent_version,
     }
-    append = " ".join([*KERNEL_ARGUMENTS, *spec.append.split()])
+    append = " ".join([*kernel_arguments(kernel), *spec.append.split()])
     return GuestImage(kernel.path, folder / "initrd.cpio", append, versions)
 
 

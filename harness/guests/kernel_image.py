@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import importlib
 import lzma
+import re
 import shutil
 import struct
 import subprocess
@@ -132,8 +133,21 @@ def _has_note(notes: bytes, owner: bytes, wanted: int) -> bool:
 
 def release(image: bytes) -> str | None:
     """The release a bzImage names in its header ("6.1.0-56-cloud-amd64"), or None when it has none."""
+    return (_version_text(image) or "").split(" ", 1)[0] or None
+
+
+def is_real_time(image: bytes) -> bool:
+    """Whether a bzImage or an unpacked kernel says of itself that it is a PREEMPT_RT one."""
+    text = _version_text(image)
+    if text is None:
+        banner = re.search(rb"Linux version \d[ -~]{0,400}", image)
+        text = banner[0].decode("ascii") if banner else ""
+    return "PREEMPT_RT" in text
+
+
+def _version_text(image: bytes) -> str | None:
+    """"6.1.0-56-rt-amd64 (builder) #1 SMP PREEMPT_RT ...", as a bzImage's header has it; None for what is none."""
     if image[_SETUP_MAGIC[0] :][:4] != _SETUP_MAGIC[1]:
         return None
     (pointer,) = struct.unpack_from("<H", image, 0x20E)
-    text = image[pointer + 0x200 : pointer + 0x300].split(b"\0", 1)[0].decode("ascii", "replace")
-    return text.split(" ", 1)[0] or None
+    return image[pointer + 0x200 : pointer + 0x300].split(b"\0", 1)[0].decode("ascii", "replace")

@@ -18,8 +18,13 @@ from harness.guests import kernel_image
 from harness.guests.apt import Apt
 from harness.guests.cache import Cache
 
-KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-generic", "linux-image-amd64")
-"""Packages whose dependency is a kernel, most wanted first: Debian's for virtual machines, Ubuntu's, any."""
+DEFAULT_KERNEL = "debian-cloud"
+KERNELS = {
+    DEFAULT_KERNEL: ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-generic", "linux-image-amd64"),
+    "debian-standard": ("linux-image-amd64", "linux-image-generic"),
+    "debian-rt": ("linux-image-rt-amd64", "linux-image-realtime"),
+}
+"""Packages whose dependency is a kernel, most wanted first: Debian's, then Ubuntu's, then any that will do."""
 
 _COMPILE = ("gcc", "-static", "-Os", "-s", "-std=gnu11", "-Wall", "-Wextra")
 # 32-bit, for so a multiboot loader enters; nothing of a C library, whose 32-bit parts few machines have.
@@ -40,14 +45,21 @@ class Kernel:
     path: Path
     release: str
     package: str
+    real_time: bool = False
+    """Whether it is a PREEMPT_RT kernel."""
+
+    packed: Path | None = None
+    """The bzImage, as a boot loader wants it; None: `path` is what there is."""
 
 
-def fetched_kernel(cache: Cache, deadline: Deadline, candidates: Sequence[str] = KERNELS) -> Kernel:
-    """The distribution's kernel, from the cache or by apt. Once fetched it stays, until the cache is emptied.
+def fetched_kernel(cache: Cache, deadline: Deadline, name: str | None = None) -> Kernel:
+    """The distribution's kernel of this name (of KERNELS; None: the default), from the cache or by apt.
 
-    Raises ConfigurationError without apt, InfrastructureError when nothing can be fetched or kept.
+    Once fetched it stays, until the cache is emptied. Raises ConfigurationError without apt, InfrastructureError
+    when nothing can be fetched or kept.
     """
-    chosen = "chosen-" + hashlib.sha256(" ".join(candidates).encode()).hexdigest()[:16]
+    candidates = KERNELS[name or DEFAULT_KERNEL]
+    chosen = "kept-packed-" + hashlib.sha256(" ".join(candidates).encode()).hexdigest()[:16]
 
     def fetch(folder: Path) -> None:
         apt = Apt(cache.root / "apt", deadline)
@@ -67,20 +79,23 @@ def fetched_kernel(cache: Cache, deadline: Deadline, candidates: Sequence[str] =
 
     folder = cache.get("kernel", chosen, fetch, deadline)
     about = json.loads((folder / "about.json").read_text())
-    return Kernel(folder / about["file"], about["release"], about["package"])
+    packed = folder / "vmlinuz"
+    return Kernel(folder / about["file"], about["release"], about["package"], about["real_time"], packed)
 
 
 def _keep_kernel(image: Path, folder: Path, package: str) -> None:
     """Leaves in `folder` the kernel to boot and a note about it, and removes the rest of the package."""
-    data = image.read_bytes()
-    about = {"file": "vmlinux", "package": package, "release": kernel_image.release(data) or "unknown"}
+    data = packed = image.read_bytes()
+    about: dict[str, str | bool] = {"file": "vmlinux", "package": package}
+    about |= {"release": kernel_image.release(data) or "unknown", "real_time": kernel_image.is_real_time(data)}
     try:
         data = kernel_image.unpack(data)
     except kernel_image.UnusableImage as error:
         about |= {"file": "vmlinuz", "not_unpacked": str(error)}
     for extra in list(folder.iterdir()):
         shutil.rmtree(extra)
-    (folder / about["file"]).write_bytes(data)
+    (folder / "vmlinuz").write_bytes(packed)
+    (folder / str(about["file"])).write_bytes(data)
     (folder / "about.json").write_text(json.dumps(about))
 
 
@@ -90,7 +105,7 @@ def own_kernel(path: Path) -> Kernel:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"cannot read the kernel {path}: {error.strerror}") from error
-    return Kernel(path, kernel_image.release(data) or "unknown", str(path))
+    return Kernel(path, kernel_image.release(data) or "unknown", str(path), kernel_image.is_real_time(data))
 
 
 def static_busybox(cache: Cache, deadline: Deadline) -> bytes:
