@@ -63,19 +63,19 @@ class Driven:
     def write(self, *accesses: tuple[int, int], then_out: tuple[int, int] | None = None) -> None:
         """Registers written through the ports, and perhaps one port more, as close together as QEMU can."""
         pairs = [pair for index, value in accesses for pair in ((0x70, index), (0x71, value))]
-        self._do(*[f"outb {port:#x} {value:#x}" for port, value in (*pairs, *((then_out,) if then_out else ()))])
+        self.do(*[f"outb {port:#x} {value:#x}" for port, value in (*pairs, *((then_out,) if then_out else ()))])
 
     def read(self, index: int) -> None:
         """A register read through the ports."""
-        self._do(f"outb {0x70:#x} {index:#x}", f"inb {0x71:#x}")
+        self.do(f"outb {0x70:#x} {index:#x}", f"inb {0x71:#x}")
 
     def out(self, port: int, value: int) -> None:
         """A byte written to a port."""
-        self._do(f"outb {port:#x} {value:#x}")
+        self.do(f"outb {port:#x} {value:#x}")
 
     def inp(self, port: int) -> None:
         """A byte read from a port."""
-        self._do(f"inb {port:#x}")
+        self.do(f"inb {port:#x}")
 
     def let_run(self) -> None:
         """The machine runs for a moment, as it has to once before a reset is one."""
@@ -116,7 +116,8 @@ class Driven:
         self._listening.close()
         assert not self._thread.is_alive()
 
-    def _do(self, *commands: str) -> None:
+    def do(self, *commands: str) -> None:
+        """Commands of the qtest protocol, as close together as QEMU can."""
         self._connection.sendall("".join(f"{command}\n" for command in commands).encode())
         for _ in commands:
             answer = self._answers.readline()

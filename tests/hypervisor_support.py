@@ -112,3 +112,15 @@ class Machine:
 def gone(machine: Machine) -> bool:
     """Whether the hypervisor has ended this VM, or does so before patience ends."""
     return bool(select.select([machine.vm], [], [], Deadline(PATIENCE).remaining)[0])
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def settled_descriptors(machine: Machine) -> int:
+    """Descriptors of this process, once the hypervisor's thread has done with what it was at."""
+    for _ in range(2):  # it may have been in the midst of its round when the first question came
+        machine.vm.sync()
+    return descriptors()
