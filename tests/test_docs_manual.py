@@ -123,7 +123,7 @@ def test_every_name_of_the_package_is_described() -> None:
 @pytest.mark.parametrize("kind", [EventStream, MonitorClient, RtcChangeSettler, Tunnel, SharedRing])
 def test_what_is_described_of_a_class_is_there(kind: type) -> None:
     (cells,) = (cells for cells in rows(section(MANUAL, "Others")) if cells[0].startswith(f"`{kind.__name__}"))
-    calls = re.findall(r"`\.?(?:\w+\.)?(\w+)\(", "".join(cells))
+    calls = re.findall(r"`\.?(?:[A-Z]\w+\.)?(\w+)\(", "".join(cells))
     calls = [call for call in calls if call != kind.__name__]
 
     assert calls
