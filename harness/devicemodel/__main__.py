@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hypervisor", metavar="SOCKET", type=Path, help="the hypervisor process, for --vrtc hv")
     parser.add_argument("--window", metavar="SECONDS", type=float, default=1.0, help="settle window")
     parser.add_argument("--trace-log", metavar="FILE", type=Path, help="raw trace of the guest's port writes")
+    parser.add_argument("--rtc-change-log", metavar="FILE", type=Path, help="where to keep what QEMU says of its own "
+                        "RTC (RTC_CHANGE): a second opinion")
     parser.add_argument("--exit-record", metavar="FILE", type=Path, help="where to say why the guest ended")
     parser.add_argument("--no-reboot", action="store_true", help="a reset of the guest ends it")
     parser.add_argument("--no-console", action="store_true", help="leave standard input and output alone")
@@ -85,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         acrn_monitor=options.acrn_monitor,
         window=options.window,
         trace_log=options.trace_log,
+        rtc_change_log=options.rtc_change_log,
         exit_record=options.exit_record,
         stdin=None if options.no_console else 0,
     )

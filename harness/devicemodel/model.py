@@ -20,6 +20,7 @@ from harness.devicemodel.acrn_monitor import AcrnMonitor
 from harness.devicemodel.exit_record import HYPERVISOR_LOST, ExitRecord, FaultClass
 from harness.devicemodel.guest_rtc import DmGuestRtc, GuestRtc, HvGuestRtc
 from harness.devicemodel.relay import ConsoleRelay
+from harness.devicemodel.rtc_change_log import RtcChangeLog
 from harness.devicemodel.trace_worker import BLOCKED_AFTER, TraceLog, TraceWorker
 from harness.errors import InfrastructureError
 from harness.hypervisor.client import HypervisorLost, HypervisorVm
@@ -50,6 +51,7 @@ class Settings:
     acrn_monitor: bool = False
     window: float = 1.0
     trace_log: Path | None = None
+    rtc_change_log: Path | None = None
     exit_record: Path | None = None
     stdin: int | None = 0
     stdout: int = 1
@@ -66,6 +68,7 @@ class DeviceModel:
         self._service = VmEventService(settings.name, window=settings.window)
         self._hypervisor: HypervisorVm | None = None
         self._log: TraceLog
+        self._rtc_changes: RtcChangeLog
         self._qemu: Qemu
 
     def run(self) -> ExitRecord:
@@ -80,9 +83,11 @@ class DeviceModel:
             stack.enter_context(_signals_to(self._wake_write, self._post))
             try:
                 self._log = TraceLog(settings.trace_log)
+                stack.callback(self._log.close)
+                self._rtc_changes = RtcChangeLog(settings.rtc_change_log)
+                stack.callback(self._rtc_changes.close)
             except OSError as error:
-                raise InfrastructureError(f"the raw trace log cannot be opened: {error}") from error
-            stack.callback(self._log.close)
+                raise InfrastructureError(f"a log of the guest's RTC cannot be opened: {error}") from error
             rtc = self._create_rtc(stack)
             self._start_service(stack)
             self._qemu = Qemu(settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
@@ -93,6 +98,7 @@ class DeviceModel:
             finally:
                 self._qemu.close(Deadline(CLOSE_TIMEOUT))
                 worked_off = worker.join(CLOSE_TIMEOUT)
+                self._rtc_changes.close(self._qemu.qmp.failure)
             if worked_off:  # else the log hangs, and we would with it
                 with contextlib.suppress(OSError):  # a full disk has been told of already
                     self._log.record("end", time.monotonic_ns(), reason=record.reason)
@@ -220,6 +226,7 @@ class DeviceModel:
         return True
 
     def _qmp_event(self, event: Mapping[str, Any]) -> None:
+        self._rtc_changes.event(event)
         if event.get("event") == "SHUTDOWN":
             self._shutdown = event.get("data", {})
 

@@ -106,6 +106,7 @@ class GuestFactory:
             *("--kernel", str(image.kernel), "--initrd", str(image.initrd)),
             *("--append", image.command_line(nonce)),
             *("--trace-log", str(folder / "trace.log"), "--exit-record", str(folder / "exit.json")),
+            *("--rtc-change-log", str(folder / "rtc-change.jsonl")),
         ]
         if spec.cpu is not None:
             command += ["--cpu", spec.cpu]

@@ -33,6 +33,11 @@ class QmpMonitor:
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="qmp", daemon=True)
 
+    @property
+    def failure(self) -> str | None:
+        """Why the session ended before QEMU or `close` ended it; None where it did not: all events were seen."""
+        return self._failure
+
     def start(self) -> None:
         """Begin the session; does not wait for QEMU's greeting."""
         self._thread.start()
