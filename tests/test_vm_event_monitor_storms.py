@@ -159,10 +159,10 @@ def test_whoever_asks_for_much_gets_a_little_of_it_in_each_round(path: Path) -> 
             greedy.send(b'{"command":"status"}' * 40)
             loop.dispatch(loop.wait(None))  # accepts both
             loop.dispatch(loop.wait(None))
-            assert commands.given == ANSWER_LIMIT
+            assert 0 < commands.given <= 2 * ANSWER_LIMIT, "what it was read for, and what it had waiting"
             modest.send(b'{"command":"status"}')
             loop.dispatch(loop.wait(None))
-            assert modest.receive()["status"]["given"] <= 2 * ANSWER_LIMIT + 1
+            assert modest.receive()["status"]["given"] <= 4 * ANSWER_LIMIT + 1 < 40
             while commands.given < 41:
                 loop.dispatch(loop.wait(time.monotonic_ns() + 10**9))
             given = [greedy.receive()["status"]["given"] for _ in range(40)]
