@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,7 +82,8 @@ class Service:
     def _serve(self) -> None:
         self.client, _ = self._server.accept()
         self.asked = self.client.recv(4096)
-        self.client.sendall(self._ack)
+        with contextlib.suppress(OSError):  # a listener that cannot go on has gone
+            self.client.sendall(self._ack)
         self.registered.set()
 
     def close(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from harness.devicemodel.exit_record import ExitRecord, parse_exit_record
+from harness.devicemodel.exit_record import HYPERVISOR_LOST, ExitRecord, parse_exit_record
 from harness.engine.hypervisor import Hypervisor
 from harness.engine.rundir import write_whole
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
@@ -19,16 +20,12 @@ EXIT_GRACE = 1.0
 """Seconds for the device model's own word on why it ended, once its console or event stream has."""
 
 
-HYPERVISOR_LOST = "hypervisor-lost"
-"""The reason that a device model gives where its connection to the hypervisor process is gone."""
-
-
 def true_cause(
     problem: BenchError, process: HostProcess, vm: str, folder: Path, hypervisor: Hypervisor | None = None
 ) -> BenchError:
     """The error that the device model's exit record tells of, if it ended; else the problem as it was met.
 
-    folder: the guest's; a device model that was killed leaves no record there, and gets one.
+    folder: the guest's; a device model that was killed, or found the disk full, leaves no record there and gets one.
     hypervisor: the process that the guest's vRTC is in; a guest that was lost with it has that as its cause.
     """
     if isinstance(problem, ConfigurationError):
@@ -41,13 +38,14 @@ def true_cause(
         return problem
     log_file = folder / "device-model.log"
     record = next(filter(None, map(parse_exit_record, reversed(process.last_lines))), None)
+    silent = f"the device model of {vm} ended with status {status} and said not why"
+    if not end_is_told(folder):
+        _leave_record(folder / "exit.json", record or ExitRecord("infrastructure", "device-model-died", silent))
     if hypervisor is not None and record is not None and record.reason == HYPERVISOR_LOST:
         lost = hypervisor.failure_within(EXIT_GRACE)
         if lost is not None:
             return lost
     if record is None:
-        silent = f"the device model of {vm} ended with status {status} and said not why"
-        _leave_record(folder / "exit.json", silent)
         return InfrastructureError(silent, last_lines=process.last_lines, log=log_file)
     family = ConfigurationError if record.fault == "configuration" else InfrastructureError
     return family(
@@ -59,10 +57,18 @@ def true_cause(
     )
 
 
-def _leave_record(path: Path, problem: str) -> None:
-    """The judge has to know that the stream's end is nobody's fault."""
-    record = ExitRecord("infrastructure", "device-model-died", problem, ended_ns=time.monotonic_ns())
+def end_is_told(folder: Path) -> bool:
+    """Whether the judge can know from the guest's folder how its device model ended."""
     try:
-        write_whole(path, record.as_json() + "\n")
+        return parse_exit_record((folder / "exit.json").read_text(encoding="utf-8")) is not None
+    except OSError:
+        return False
+
+
+def _leave_record(path: Path, record: ExitRecord) -> None:
+    """The judge has to know that the stream's end is nobody's fault."""
+    ended_ns = record.ended_ns or time.monotonic_ns()
+    try:
+        write_whole(path, replace(record, ended_ns=ended_ns).as_json() + "\n")
     except OSError as error:
         log.error("%s: %s", path, error)

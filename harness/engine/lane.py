@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.deadline import Deadline
-from harness.engine.cause import true_cause
+from harness.engine.cause import end_is_told, true_cause
 from harness.engine.hypervisor import Hypervisor
 from harness.engine.rundir import RunDirectory, append_line
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
@@ -176,7 +176,8 @@ class Lane:
                 finally:
                     if self._listener is not None:
                         self._listener.close()
-                    self._decide(final=True)
+                    if self._end_is_told():
+                        self._decide(final=True)
         except BenchError as problem:  # what a close found still there, or the disk did not take
             left = problem
         except Exception as problem:  # our own bug: who waits for this lane's outcomes must hear of it
@@ -342,6 +343,11 @@ class Lane:
         if self._process is None:
             return problem
         return true_cause(problem, self._process, self.name, self.parts.folder, self.parts.hypervisor)
+
+    def _end_is_told(self) -> bool:
+        """Whether what is to be judged is on disk: else the end of a device model would be the service's fault."""
+        ended = self._process is not None and self._process.exit_status() is not None
+        return not ended or end_is_told(self.parts.folder)
 
     def _check_alive(self) -> None:
         """Raises InfrastructureError when the hypervisor, the device model, the guest or the listener has died."""
