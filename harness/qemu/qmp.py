@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -110,8 +111,14 @@ class QmpMonitor:
         # A guest may set its RTC before QMP is ready: the library's own negotiation takes an event that comes before
         # the answer for a failure.
         client.negotiate = False
-        await client.connect(self._connection)
-        await client.execute("qmp_capabilities")
+        try:
+            await client.connect(self._connection)
+            await client.execute("qmp_capabilities")
+        except BaseException:
+            # QEMU has ended already: what its end left behind in the library is taken, or asyncio complains of it.
+            with contextlib.suppress(EOFError, OSError):
+                await client.disconnect()
+            raise
         self._client = client
         self._ready.set()
         events = asyncio.create_task(self._follow(listener))
