@@ -195,6 +195,7 @@ class DeviceModel:
 
     def _qemu_ended(self, relay: ConsoleRelay | None) -> tuple[FaultClass | None, str, str]:
         self._qemu.qmp.close(1.0)  # so that its last event, with the reason, has been seen
+        self._qemu.await_last_words(1.0)
         code = self._qemu.exit_code()
         assert code is not None
         if code < 0:

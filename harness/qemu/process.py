@@ -88,6 +88,10 @@ class Qemu:
         select.select([self.pidfd], [], [], deadline.remaining)
         return self.exit_code()
 
+    def await_last_words(self, timeout: float) -> None:
+        """Once QEMU has ended: wait until all that it printed on its standard error is in `stderr_lines`."""
+        self._stderr.join(timeout)
+
     def close(self, deadline: Deadline) -> None:
         """Kill QEMU if it runs, read its trace to the end, and prove that nothing of it is left.
 
