@@ -98,6 +98,17 @@ def test_a_stamp_that_goes_back_counts_as_the_one_before_it(writer: Writer, sour
     assert source.status()["stale"] == 0
 
 
+def test_a_power_off_of_the_new_life_is_not_throttled_by_one_of_the_former(
+    writer: Writer, source: TunnelSource
+) -> None:
+    writer.put(0, at=10.0, kind=1)
+    source.restart(round(10.2 * SECOND))
+    writer.put(0, at=10.4, kind=1)
+    writer.put(0, at=10.6, kind=1)
+    assert len(source.collect(LATE)) == 2
+    assert source.status()["throttled"] == 1
+
+
 def test_restarts_follow_each_other(writer: Writer, source: TunnelSource) -> None:
     for number in range(5):
         writer.put(1 << number, at=10 + number)
@@ -145,6 +156,7 @@ class Foreign:
 
     def __init__(self) -> None:
         self._read, self.write = os.pipe()
+        self.late = False
         os.set_blocking(self._read, False)
 
     def fileno(self) -> int:
@@ -154,9 +166,14 @@ class Foreign:
         data = os.read(self._read, 100)
         if b"x" in data:
             raise RuntimeError("broken")
+        if b"y" in data:
+            self.late = True
+            return []
         return [SettledRtcChange(NOON, NOON + number, number, None, source=self.name, vm="vm0") for number in data]
 
     def deadline_ns(self) -> int | None:
+        if self.late:
+            raise RuntimeError("late")
         return None
 
     def expire(self, now_ns: int) -> SettledRtcChange | None:
@@ -172,6 +189,8 @@ class Foreign:
     def close(self) -> None:
         os.close(self._read)
         os.close(self.write)
+        if self.late:
+            raise RuntimeError("broken to the end")
 
 
 def test_a_source_of_the_users_own_is_opened_for_every_life_and_its_failure_is_its_own() -> None:
@@ -194,9 +213,9 @@ def test_a_source_of_the_users_own_is_opened_for_every_life_and_its_failure_is_i
             assert len(opened) == life + 1
             os.write(opened[-1].write, b"\x07")
             assert heard.get(timeout=PATIENCE).as_json()["raw_events"] is None
-            os.write(opened[-1].write, b"x")
+            os.write(opened[-1].write, b"xy"[life % 2 : life % 2 + 1])
             eventually(lambda: service.status()["sources"]["own"]["error"], "its failure to be told")
-            assert service.status()["sources"]["own"]["error"] == "RuntimeError: broken"
+            assert service.status()["sources"]["own"]["error"] == f"RuntimeError: {('broken', 'late')[life % 2]}"
             assert service.send(RtcChange(NOON, 5))
             assert heard.get(timeout=PATIENCE).source == "dm"
             service.stop()

@@ -23,7 +23,7 @@ class RunCommands:
 
     Each event's commands run one after another, in the order given, and all of them before those of the next event.
     One that fails or takes longer than `timeout` seconds is counted and logged with its last words on stderr; the
-    next one runs all the same. A command's process group ends with it.
+    next one runs all the same. A command's process group ends with it. Its stdout is this process's.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], *, timeout: float = TIMEOUT) -> None:

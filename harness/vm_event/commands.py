@@ -49,9 +49,14 @@ class Commands:
         for taker in takers:
             taker(name, argument, answers)
 
-    def close(self) -> None:
-        """Let the commands that were taken be carried out, but not for ever, and end the thread."""
-        self._worker.close()
+    def end(self) -> None:
+        """Take no more in this life; those that were taken are carried out."""
+        self._worker.end()
+
+    def join(self, until: float) -> None:
+        """Wait for the thread to end, but not beyond `until` (monotonic seconds)."""
+        if not self._worker.join(until):
+            _log.warning("a command's callback is busy even after the stop; its thread is left to it")
 
     def _call(self, call: Callable[[], object], done: Done) -> None:
         try:

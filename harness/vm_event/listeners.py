@@ -18,7 +18,7 @@ from .typed import Any, Protocol
 
 #: How many events wait for one that is behind.
 WAITING_LIMIT = 1000
-#: How long a stop waits for callbacks and actions, all together, in seconds.
+#: How long a stop waits for callbacks, commands and actions, all together, in seconds.
 PATIENCE = 2.0
 #: How long it waits further for actions that were interrupted, in seconds.
 INTERRUPTED_PATIENCE = 5.0
@@ -112,13 +112,12 @@ class Listeners:
         with self._lock:
             self._streams.clear()
 
-    def close(self) -> None:
-        """Let what was delivered be worked off, but not for ever, and end the threads.
+    def close(self, until: float) -> None:
+        """Let what was delivered be worked off, until then (monotonic seconds), and end the threads.
 
         An action that needs longer is interrupted, and what still waited for it is abandoned, and logged. A
         callback that needs longer is left its thread: nothing can end it.
         """
-        until = time.monotonic() + PATIENCE
         subscribers = list(self._subscribers)
         for subscriber in subscribers:
             subscriber.worker.end()
@@ -129,10 +128,10 @@ class Listeners:
                 subscriber.action.interrupt()
                 count = subscriber.abandoned
                 _log.warning("%s is interrupted by the stop; %d events are given up", subscriber.name, count)
-        until = time.monotonic() + INTERRUPTED_PATIENCE
+        interrupted_until = time.monotonic() + INTERRUPTED_PATIENCE
         for subscriber in late:
             # For a callback there is nothing more to wait for.
-            if not subscriber.worker.join(until if subscriber.action is not None else 0.0):
+            if not subscriber.worker.join(until if subscriber.action is None else interrupted_until):
                 _log.warning("%s is busy even after the stop; its thread is left to it", subscriber.name)
 
     def status(self) -> dict[str, Any]:

@@ -118,6 +118,8 @@ def _keep_descriptors_from_commands() -> None:
 
 
 def _close(descriptor: int) -> None:
+    if descriptor <= 2:
+        return  # given by mistake, and needed to say so
     try:
         os.close(descriptor)
     except OSError:

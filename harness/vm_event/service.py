@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from . import listeners
 from .abi import VmEventType
 from .commands import Callback as Command
 from .commands import Commands
@@ -154,8 +155,10 @@ class VmEventService:
                 if self._session is session:
                     self._ended = {**self.status(), "running": False}
                     self._session = None
-        self._commands.close()
-        self._listeners.close()
+        until = time.monotonic() + listeners.PATIENCE
+        self._commands.end()
+        self._listeners.close(until)
+        self._commands.join(until)
 
     def restart(self, *, stamp_ns: int | None = None) -> None:
         """Begin a new life for the sources, as a full reset of the device model does; connections stay.
@@ -272,7 +275,7 @@ class VmEventService:
             ended = self._ended or {"vm": self.vm, "running": False, "window": self.window, "sources": {}}
             return {**ended, **self._listeners.status()}
         sources = {name: source.status() for name, source in session.sources.items()}
-        for name, error in session.broken.items():
+        for name, error in list(session.broken.items()):
             sources[name]["error"] = error
         totals = {key: sum(source.get(key, 0) for source in sources.values()) for key in COUNTS}
         return {

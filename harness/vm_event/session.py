@@ -63,7 +63,7 @@ class Session:
         self._serving = threading.Event()
         with ExitStack() as opened:
             for source in sources:
-                opened.callback(source.close)
+                opened.callback(self._close, source)
             self._loop = Loop()
             opened.callback(self._loop.close)
             for source in sources:
@@ -134,15 +134,24 @@ class Session:
 
     def _turn(self) -> None:
         """One wait, and everything that is to be done after it."""
-        deadlines = [due for source in self._working() if (due := source.deadline_ns()) is not None]
-        ready = self._loop.wait(min(deadlines, default=None))
-        self._loop.dispatch(ready)
+        self._loop.dispatch(self._loop.wait(self._deadline()))
         now_ns = time.monotonic_ns()
         for source in self._working():
             try:
                 self._expire(source, now_ns)
             except Exception as error:  # a mistake in one source must not take the service from the others
                 self._give_up(source, error)
+
+    def _deadline(self) -> int | None:
+        """The earliest of all."""
+        deadlines = []
+        for source in self._working():
+            try:
+                if (due := source.deadline_ns()) is not None:
+                    deadlines.append(due)
+            except Exception as error:  # a mistake in one source must not take the service from the others
+                self._give_up(source, error)
+        return min(deadlines, default=None)
 
     def _working(self) -> list[Source]:
         return [source for source in self.sources.values() if source.name not in self.broken]
@@ -167,6 +176,12 @@ class Session:
             self._emit(event)
         if not was_disabled and source.error is not None:
             self._loop.remove(self._descriptors[source.name])
+
+    def _close(self, source: Source) -> None:
+        try:
+            source.close()
+        except Exception:  # the others are to be closed as well
+            _log.exception("%s: source %s could not be closed", self.vm, source.name)
 
     def _give_up(self, source: Source, error: Exception) -> None:
         self.broken[source.name] = f"{type(error).__name__}: {error}"

@@ -147,6 +147,7 @@ class TunnelSource:
             else:
                 passed.extend(self._all_due(turn.stamp_ns))
                 self._settler = self._new_settler()
+                self._throttle.reset()
                 if self._stamped and not self._trusted:
                     self._former_until_ns = turn.stamp_ns
         self._take(elements, now_ns, passed)

@@ -15,6 +15,10 @@ class Throttle:
         self._opened: dict[int, float] = {}
         self.dropped = 0
 
+    def reset(self) -> None:
+        """Begin anew, with no window open; the count goes on."""
+        self._opened.clear()
+
     def admit(self, event_type: int, now: float) -> bool:
         """Whether this event may pass; False counts it as dropped."""
         opened = self._opened.get(event_type)
