@@ -191,6 +191,10 @@ class GuestSpec(_Part):
         Literal["dm", "hv"],
         Field(description="dm (the device model's virtual RTC) or hv (the hypervisor's: real-time VMs have it)"),
     ] = "dm"
+    system: Annotated[
+        Literal["linux", "bare"],
+        Field(description="linux, or bare (the agent alone, without an operating system; it may reset itself)"),
+    ] = "linux"
 
     @model_validator(mode="after")
     def _fits(self) -> GuestSpec:
@@ -198,6 +202,9 @@ class GuestSpec(_Part):
             raise ValueError(
                 "has an initrd but no kernel; name both, or neither to use the project's own image"
             )
+        foreign = [key for key in ("kernel", "initrd", "append", "disk") if getattr(self, key) is not None]
+        if self.system == "bare" and foreign:
+            raise ValueError(f"has {' and '.join(foreign)}, which a bare guest cannot have")
         return self
 
 
@@ -249,10 +256,11 @@ class Bench(_Part):
             )
         return guests
 
-    def kind_for(self, machine: str | None, vrtc: str | None) -> GuestSpec | None:
-        """The first kind of guest with this machine and this vRTC (None: any); None where there is none."""
+    def kind_for(self, machine: str | None, vrtc: str | None, system: str | None = None) -> GuestSpec | None:
+        """The first kind of guest with this machine, vRTC and system (None: any); None where there is none."""
         for guest in self.guests:
-            if machine in {None, guest.machine} and vrtc in {None, guest.vrtc}:
+            has = (guest.machine, guest.vrtc, guest.system)
+            if all(wanted in {None, given} for wanted, given in zip((machine, vrtc, system), has, strict=True)):
                 return guest
         return None
 
@@ -281,7 +289,7 @@ def _check(files: Sequence[Path]) -> int:
             print(error, file=sys.stderr)
             status = EXIT_CONFIGURATION
         else:
-            guests = ", ".join(f"{guest.name} ({guest.machine}, {guest.vrtc})" for guest in bench.guests)
+            guests = ", ".join(f"{kind.name} ({kind.machine}, {kind.vrtc}, {kind.system})" for kind in bench.guests)
             print(f"{path}: good: bench {bench.name} on a {bench.host.kind} host; guests {guests}")
     return status
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import calendar
 import datetime
 import itertools
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,16 +16,7 @@ REGISTERS = {"sec": 0x00, "min": 0x02, "hour": 0x04, "day": 0x07, "month": 0x08,
 """The seven date/time registers by the names that plans use."""
 
 REGISTER_B = 0x0B
-_HALT, _RUN = 0x82, 0x02  # SET or not; 24-hour BCD, the format every guest starts in
-
-LONGEST_PAUSE = 0.8
-"""Seconds; a longer pause inside a random update could cut it in two."""
-
-_WINDOW_BAND = (0.88, 1.12)
-"""Seconds: gaps near the settle window prove nothing, so no run of pauses adds up to one."""
-
-_APART = 60
-"""Seconds between any two values of a plan set: events of neighbouring updates are told apart by payload."""
+SET, _BINARY, _HOURS_24, _PM = 0x80, 0x04, 0x02, 0x80
 
 Vrtc = Literal["dm", "hv"]
 VRTCS: tuple[Vrtc, Vrtc] = ("dm", "hv")
@@ -36,8 +25,52 @@ VRTCS: tuple[Vrtc, Vrtc] = ("dm", "hv")
 HV_LAST_YEAR = 2037
 """The hypervisor's vRTC has a 32-bit clock: 1970 to 2037 are its years, every other date is an invalid one."""
 
+System = Literal["linux", "bare"]
 Mode = Literal["running", "halted"]
+Encoding = Literal["bcd", "binary"]
+Hours = Literal[12, 24]
 Register = Literal["sec", "min", "hour", "day", "month", "year", "century"]
+
+
+class Format(NamedTuple):
+    """How the registers say a number (BCD or binary), and an hour (of 12 with a PM bit, or of 24)."""
+
+    encoding: Encoding = "bcd"
+    hours: Hours = 24
+
+    def register_b(self, *, halted: bool = False) -> int:
+        """The value of register B that announces this format, with SET or without."""
+        binary = _BINARY if self.encoding == "binary" else 0
+        return (SET if halted else 0) | binary | (_HOURS_24 if self.hours == 24 else 0)
+
+    def byte(self, number: int) -> int:
+        """The byte for a number of two digits."""
+        return number if self.encoding == "binary" else number // 10 << 4 | number % 10
+
+    def hour(self, hour: int) -> int:
+        """The byte for an hour from 0 to 23."""
+        if self.hours == 24:
+            return self.byte(hour)
+        return self.byte(hour % 12 or 12) | (_PM if hour >= 12 else 0)
+
+    def registers(self, value: datetime.datetime) -> dict[Register, int]:
+        """The seven registers' bytes for a date."""
+        return {
+            "sec": self.byte(value.second),
+            "min": self.byte(value.minute),
+            "hour": self.hour(value.hour),
+            "day": self.byte(value.day),
+            "month": self.byte(value.month),
+            "year": self.byte(value.year % 100),
+            "century": self.byte(value.year // 100),
+        }
+
+
+USUAL = Format()
+"""24-hour BCD: what every guest starts in, and what every plan leaves behind, with the RTC running."""
+
+FORMATS = tuple(Format(encoding, hours) for encoding in ("bcd", "binary") for hours in (24, 12))
+"""All four."""
 
 
 class _Frozen(BaseModel):
@@ -45,11 +78,17 @@ class _Frozen(BaseModel):
 
 
 class SetClock(_Frozen):
-    """Write the registers in this order; `pauses` are the seconds to wait before each of the writes."""
+    """Write the registers in this order; `pauses` are the seconds to wait before each of the writes.
+
+    encoding, hours: the format of the values. A halted update announces it in register B, as it halts and un-halts
+    the RTC; a running one relies on what is there, and other formats than the usual one are written beforehand.
+    """
 
     do: Literal["set-clock"] = "set-clock"
     mode: Mode
     value: datetime.datetime
+    encoding: Encoding = "bcd"
+    hours: Hours = 24
     order: tuple[Register, ...] = ("sec", "min", "hour", "day", "month", "year", "century")
     pauses: tuple[Annotated[float, Field(ge=0, le=30)], ...] = ()
 
@@ -72,15 +111,16 @@ class SetClock(_Frozen):
 
     def accesses(self) -> Iterator[Access]:
         """The register writes and pauses, in their order."""
+        format_ = Format(self.encoding, self.hours)
         if self.mode == "halted":
-            yield REGISTER_B, _HALT
-        values = _registers(self.value)
-        for name, pause in itertools.zip_longest(self.order, self.pauses, fillvalue=0.0):
+            yield REGISTER_B, format_.register_b(halted=True)
+        values = format_.registers(self.value)
+        for name, pause in zip(self.order, self.pauses or itertools.repeat(0.0), strict=False):
             if pause:
                 yield float(pause)
-            yield REGISTERS[str(name)], values[str(name)]
+            yield REGISTERS[name], values[name]
         if self.mode == "halted":
-            yield REGISTER_B, _RUN
+            yield REGISTER_B, format_.register_b()
 
 
 class Pause(_Frozen):
@@ -117,6 +157,20 @@ class ReadRegister(_Frozen):
         yield self.index, None
 
 
+class Reset(_Frozen):
+    """Have the guest reset itself, and wait until it is there again; the last action of a plan.
+
+    full: as ACRN tells the two apart, a reset of the whole device model, event service included.
+    """
+
+    do: Literal["reset"] = "reset"
+    full: bool = False
+
+    def accesses(self) -> Iterator[Access]:
+        """None of the agent's; what the firmware writes is its own affair."""
+        return iter(())
+
+
 class Hwclock(_Frozen):
     """Set the guest's system time, then have its operating system write the RTC: `hwclock --systohc`."""
 
@@ -127,19 +181,21 @@ class Hwclock(_Frozen):
 Access = tuple[int, int | None] | float
 """A write of (index, value), a read of (index, None), or a pause in seconds."""
 
-Action = Annotated[SetClock | Pause | WriteRegister | ReadRegister | Hwclock, Field(discriminator="do")]
+Action = Annotated[SetClock | Pause | WriteRegister | ReadRegister | Reset | Hwclock, Field(discriminator="do")]
 
 
 class Plan(_Frozen):
     """One test item's work on one guest: usually one update, sometimes several or none.
 
-    machine, vrtc: the QEMU machine and the virtual RTC that the guest must have; None: any will do.
+    machine, vrtc, system: the QEMU machine, the virtual RTC and the system (an operating system, or the agent alone)
+    that the guest must have; None: any will do.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.~-]*$")]
     actions: tuple[Action, ...] = Field(min_length=1)
     machine: Literal["pc", "q35"] | None = None
     vrtc: Vrtc | None = None
+    system: System | None = None
 
     @property
     def mode(self) -> str:
@@ -153,6 +209,17 @@ class Plan(_Frozen):
     def hwclock(self) -> Hwclock | None:
         """The hwclock action, which an operating system carries out and not the agent."""
         return next((a for a in self.actions if isinstance(a, Hwclock)), None)
+
+    @property
+    def reset(self) -> Reset | None:
+        """The reset at the plan's end."""
+        last = self.actions[-1]
+        return last if isinstance(last, Reset) else None
+
+    @property
+    def needed_system(self) -> System | None:
+        """The system that the guest must have: the one that is asked for, or that can do what the plan says."""
+        return "linux" if self.hwclock is not None else "bare" if self.reset is not None else self.system
 
     @property
     def order(self) -> list[int]:
@@ -175,6 +242,14 @@ class Plan(_Frozen):
     def _hwclock_alone(self) -> Plan:
         if self.hwclock is not None and len(self.actions) > 1:
             raise ValueError("actions: hwclock stands alone")
+        return self
+
+    @model_validator(mode="after")
+    def _reset_last(self) -> Plan:
+        if any(isinstance(action, Reset) for action in self.actions[:-1]):
+            raise ValueError("actions: a reset stands last")
+        if len(self.actions) == 1 and self.reset is not None:
+            raise ValueError("actions: a reset follows something that it is to fall into")
         return self
 
 
@@ -205,144 +280,3 @@ def dump_plan(plan: Plan) -> str:
     """One plan as an entry of a plan file's list."""
     document = [plan.model_dump(mode="json", exclude_none=True)]
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
-
-
-def _registers(value: datetime.datetime) -> dict[str, int]:
-    """The seven registers' bytes in 24-hour BCD."""
-    numbers = {
-        "sec": value.second,
-        "min": value.minute,
-        "hour": value.hour,
-        "day": value.day,
-        "month": value.month,
-        "year": value.year % 100,
-        "century": value.year // 100,
-    }
-    return {name: number // 10 << 4 | number % 10 for name, number in numbers.items()}
-
-
-# -- values and orders from a seed ---------------------------------------------------------------------------
-
-
-class ValueSource:
-    """Dates that make trouble, each more than a minute from every other one it has given.
-
-    vrtc: which virtual RTC they are for. The device model's knows all years; for the hypervisor's one value in
-    ten lies beyond the years that it knows.
-    """
-
-    def __init__(self, vrtc: Vrtc = "dm") -> None:
-        self._kinds = _KINDS[vrtc]
-        self._given: dict[int, int] = {}
-
-    def next(self, choice: random.Random) -> datetime.datetime:
-        """A date: one of the kinds for this vRTC, at a random or a bordering time of day."""
-        while True:
-            day = choice.choice(self._kinds)(choice)
-            clock = choice.choice((_border_time, _any_time, _any_time))(choice)
-            value = datetime.datetime.combine(day, clock)
-            seconds = calendar.timegm(value.timetuple())
-            slot = seconds // _APART
-            near = (self._given.get(s) for s in (slot - 1, slot, slot + 1))
-            if all(other is None or abs(other - seconds) > _APART for other in near):
-                self._given[slot] = seconds
-                return value
-
-
-_Day = Callable[[random.Random], datetime.date]
-
-
-def _mid_month(first_year: int, last_year: int) -> _Day:
-    def day(choice: random.Random) -> datetime.date:
-        return datetime.date(choice.randint(first_year, last_year), choice.randint(1, 12), choice.randint(2, 27))
-
-    return day
-
-
-def _month_end(first_year: int, last_year: int) -> _Day:
-    def day(choice: random.Random) -> datetime.date:
-        year, month = choice.randint(first_year, last_year), choice.randint(1, 12)
-        return datetime.date(year, month, choice.choice((1, calendar.monthrange(year, month)[1])))
-
-    return day
-
-
-def _leap_day(*years: int) -> _Day:
-    def day(choice: random.Random) -> datetime.date:
-        year = choice.choice(years)
-        return datetime.date(year, 2, 29 if calendar.isleap(year) else 28)
-
-    return day
-
-
-def _new_years_eve(*years: int) -> _Day:
-    def day(choice: random.Random) -> datetime.date:
-        year = choice.choice(years)
-        return choice.choice((datetime.date(year, 12, 31), datetime.date(year + 1, 1, 1)))
-
-    return day
-
-
-def _epoch(choice: random.Random) -> datetime.date:
-    return datetime.date(1970, 1, 1) + datetime.timedelta(choice.randint(0, 3))
-
-
-def _last_day_of_hv(choice: random.Random) -> datetime.date:
-    return datetime.date(HV_LAST_YEAR, 12, 31)
-
-
-def _beyond_hv(choice: random.Random) -> datetime.date:
-    day = choice.choice((_new_years_eve(HV_LAST_YEAR), _mid_month(HV_LAST_YEAR + 1, 2137), _mid_month(2200, 9990)))
-    return max(day(choice), datetime.date(HV_LAST_YEAR + 1, 1, 1))
-
-
-_KINDS: dict[Vrtc, tuple[_Day, ...]] = {
-    "dm": (
-        _mid_month(1971, 2069),
-        _month_end(1971, 2099),
-        _leap_day(1972, 1996, 2000, 2004, 2024, 2096, 2100, 2400),
-        _new_years_eve(1999, 2099, 2199),
-        _epoch,
-        _mid_month(2200, 9990),
-    ),
-    "hv": (
-        *(_mid_month(1971, HV_LAST_YEAR),) * 3,
-        *(_month_end(1971, HV_LAST_YEAR),) * 2,
-        _leap_day(1972, 1996, 2000, 2004, 2024, 2036),
-        _new_years_eve(1999),
-        _epoch,
-        _last_day_of_hv,
-        _beyond_hv,
-    ),
-}
-
-
-def _any_time(choice: random.Random) -> datetime.time:
-    return datetime.time(choice.randint(0, 23), choice.randint(0, 59), choice.randint(0, 59))
-
-
-def _border_time(choice: random.Random) -> datetime.time:
-    return choice.choice((datetime.time(0, 0, choice.randint(0, 2)), datetime.time(23, 59, choice.randint(56, 59))))
-
-
-def random_order(choice: random.Random) -> tuple[Register, ...]:
-    """One of the 5,040 orders of the seven registers."""
-    return tuple(choice.sample(list(REGISTERS), len(REGISTERS)))  # type: ignore[arg-type]
-
-
-def random_pauses(choice: random.Random, count: int = len(REGISTERS)) -> tuple[float, ...]:
-    """Pauses before each write but the first, none adding up, in a row, to about the settle window.
-
-    Writes that leave an invalid date announce nothing, so any run of pauses may be a gap between two
-    announcing writes.
-    """
-    while True:
-        pauses = (0.0, *(round(choice.uniform(0, LONGEST_PAUSE), 3) for _ in range(count - 1)))
-        if not any(_WINDOW_BAND[0] < sum(run) < _WINDOW_BAND[1] for run in _runs(pauses)):
-            return pauses
-
-
-def _runs(pauses: Sequence[float]) -> Iterator[Sequence[float]]:
-    for begin in range(len(pauses)):
-        for end in range(begin + 1, len(pauses) + 1):
-            yield pauses[begin:end]

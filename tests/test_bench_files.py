@@ -30,21 +30,32 @@ def test_the_bench_that_comes_with_the_project_is_good() -> None:
     assert bench.name == "qemu-only"
     assert bench.host.kind == "local"
     assert bench.file == DEFAULT_BENCH
-    assert [(guest.name, guest.machine, guest.vrtc) for guest in bench.guests] == [
-        ("pc", "pc", "dm"),
-        ("q35", "q35", "dm"),
-        ("pc-hv", "pc", "hv"),
+    assert [(guest.name, guest.machine, guest.vrtc, guest.system) for guest in bench.guests] == [
+        ("pc", "pc", "dm", "linux"),
+        ("q35", "q35", "dm", "linux"),
+        ("pc-hv", "pc", "hv", "linux"),
+        ("bare", "pc", "dm", "bare"),
+        ("bare-hv", "pc", "hv", "bare"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("machine", "vrtc", "kind"),
-    [(None, None, "pc"), ("q35", None, "q35"), (None, "hv", "pc-hv"), ("pc", "dm", "pc"), ("q35", "hv", None)],
+    ("machine", "vrtc", "system", "kind"),
+    [
+        (None, None, None, "pc"),
+        ("q35", None, None, "q35"),
+        (None, "hv", None, "pc-hv"),
+        ("pc", "dm", None, "pc"),
+        ("q35", "hv", None, None),
+        (None, "dm", "bare", "bare"),
+        (None, "hv", "bare", "bare-hv"),
+        ("q35", None, "bare", None),
+    ],
 )
 def test_a_plan_gets_the_first_kind_that_has_what_it_needs(
-    machine: str | None, vrtc: str | None, kind: str | None
+    machine: str | None, vrtc: str | None, system: str | None, kind: str | None
 ) -> None:
-    found = load_bench(DEFAULT_BENCH).kind_for(machine, vrtc)
+    found = load_bench(DEFAULT_BENCH).kind_for(machine, vrtc, system)
 
     assert (found and found.name) == kind
 

@@ -21,12 +21,11 @@ from harness.plan import (
     PlanFile,
     ReadRegister,
     SetClock,
-    ValueSource,
     Vrtc,
     WriteRegister,
     dump_plans,
-    random_pauses,
 )
+from harness.plan_values import ValueSource, random_pauses
 from harness.yamlfile import load_yaml_model
 
 SETS = [

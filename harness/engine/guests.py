@@ -14,9 +14,10 @@ from harness.engine.lane import GuestParts
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
 from harness.errors import ConfigurationError
+from harness.guests.agent_guest import AgentGuest
 from harness.guests.base import Guest
 from harness.guests.console import Console
-from harness.guests.image import GuestImage, ImageSpec, prepare_image
+from harness.guests.image import GuestImage, ImageSpec, prepare_bare_image, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.hosts.base import HostProcess
 from harness.plan import Plan
@@ -56,8 +57,7 @@ class GuestFactory:
         self._rundir.add_versions({"qemu": qemu_version(self._qemu, deadline)})
         for guest in guests:
             if guest.name not in self._images:
-                spec = ImageSpec(guest.kernel, guest.initrd, guest.append or "")
-                image = prepare_image(spec, None, deadline)
+                image = _image(guest, deadline)
                 self._images[guest.name] = image
                 self._rundir.add_versions(image.versions)
 
@@ -77,13 +77,14 @@ class GuestFactory:
             command=self._command(spec, name, folder, service, nonce, on_hv),
             service_socket=service,
             event_socket=events,
-            make_guest=lambda process, log_folder: _linux_guest(spec, name, nonce, process, log_folder),
+            make_guest=lambda process, log_folder: _guest(spec, name, nonce, process, log_folder),
             folder=folder,
             boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
             details={
-                "machine": spec.machine, "vrtc": spec.vrtc, "memory": spec.memory, "event_socket": str(events)
+                "machine": spec.machine, "vrtc": spec.vrtc, "system": spec.system, "memory": spec.memory,
+                "event_socket": str(events),
             },
             hypervisor=on_hv,
         )
@@ -102,12 +103,15 @@ class GuestFactory:
             *("--cmd_monitor", str(service), "--window", str(bench.service.window)),
             *("--machine", spec.machine, "--memory", str(spec.memory)),
             *("--qemu", self._qemu, "--accelerator", bench.qemu.accelerator),
-            *("--rtc", bench.rtc.base.isoformat(), "--no-reboot"),
-            *("--kernel", str(image.kernel), "--initrd", str(image.initrd)),
+            *("--rtc", bench.rtc.base.isoformat(), "--kernel", str(image.kernel)),
             *("--append", image.command_line(nonce)),
             *("--trace-log", str(folder / "trace.log"), "--exit-record", str(folder / "exit.json")),
             *("--rtc-change-log", str(folder / "rtc-change.jsonl")),
         ]
+        if image.initrd is not None:
+            command += ["--initrd", str(image.initrd)]
+        if spec.system != "bare":  # which resets itself where a plan says so; a system that does has crashed
+            command.append("--no-reboot")
         if spec.cpu is not None:
             command += ["--cpu", spec.cpu]
         if spec.disk is not None:
@@ -122,13 +126,21 @@ def guest_for(bench: Bench, plan: Plan) -> GuestSpec:
 
     Raises ConfigurationError where it has none.
     """
-    kind = bench.kind_for(plan.machine, plan.vrtc)
+    kind = bench.kind_for(plan.machine, plan.vrtc, plan.needed_system)
     if kind is None:
-        wanted = [f"the {what} {value}" for what, value in (("machine", plan.machine), ("vRTC", plan.vrtc)) if value]
+        needs = (("machine", plan.machine), ("vRTC", plan.vrtc), ("system", plan.needed_system))
+        wanted = [f"the {what} {value}" for what, value in needs if value]
         raise ConfigurationError(f"the bench {bench.name} has no guest with {' and '.join(wanted)}, as {plan.id} needs")
     return kind
 
 
-def _linux_guest(spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:
+def _image(spec: GuestSpec, deadline: Deadline) -> GuestImage:
+    if spec.system == "bare":
+        return prepare_bare_image(None, deadline)
+    return prepare_image(ImageSpec(spec.kernel, spec.initrd, spec.append or ""), None, deadline)
+
+
+def _guest(spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:
     console = Console(process.console, folder / "console.log", name=name)
-    return LinuxGuest(console, nonce=nonce, hypervisor=spec.hypervisor)
+    kind = AgentGuest if spec.system == "bare" else LinuxGuest
+    return kind(console, nonce=nonce, hypervisor=spec.hypervisor)

@@ -252,6 +252,9 @@ class Lane:
             raise InfrastructureError(
                 f"the agent in {self.name} refused {task.item}: {report.error}", log=self.parts.folder / "console.log"
             )
+        if task.plan.reset is not None:
+            self._guest.command("full-reset" if task.plan.reset.full else "reboot", deadline)
+            self._guest.boot(deadline)
         self._await_events(task)
 
     def _report(self, task: Task, deadline: Deadline) -> AgentReport:

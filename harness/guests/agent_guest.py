@@ -91,9 +91,9 @@ class AgentGuest:
     def command(self, name: str, deadline: Deadline, *words: str, busy: float = 0.0) -> dict[str, str]:
         """Sends one of the agent's other commands and returns the answer's `key=value` words.
 
-        info; noise COUNT (kernel messages meanwhile); panic, reboot, poweroff (answered before they happen;
-        then wait for the guest's death, or `boot` again). busy: seconds the command is known to take. Raises
-        AgentRefused, and as `run`.
+        info; noise COUNT (kernel messages meanwhile); panic, reboot, full-reset (a bare guest's), poweroff (answered
+        before they happen; then wait for the guest's death, or `boot` again). busy: seconds the command is known to
+        take. Raises AgentRefused, and as `run`.
         """
         with self._one_command:
             return _facts(self._request(name, words, deadline, busy=busy))

@@ -27,7 +27,7 @@ void say_info(void)
 }
 
 const struct command system_commands[] = {
-	{ "reboot", NULL, restart_machine }, { "poweroff", NULL, power_off_machine }, { NULL, NULL, NULL },
+	{ "reboot", NULL, restart_machine }, { "full-reset", NULL, reset_in_full }, { "poweroff", NULL, power_off_machine }, { NULL, NULL, NULL },
 };
 
 void bare_main(const struct multiboot *info)

@@ -8,6 +8,7 @@
 void prepare_machine(void);
 char read_byte(void);
 void restart_machine(void);
+void reset_in_full(void);
 void power_off_machine(void);
 void interrupt(unsigned int number);
 

@@ -202,6 +202,12 @@ void restart_machine(void)
 	stop();
 }
 
+void reset_in_full(void)
+{
+	outb(0x0e, 0xcf9);                /* the reset control register of pc and q35: bit 3 asks for all there is */
+	stop();
+}
+
 void power_off_machine(void)
 {
 	outw(0x2000, 0x604);              /* ACPI's sleep control as SeaBIOS places it on pc and q35 */
