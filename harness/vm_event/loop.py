@@ -78,9 +78,11 @@ class Loop:
         self._removed.clear()
         if deadline_ns is None:
             return self._epoll.poll(None, ROUND_LIMIT)
+        ready = self._epoll.poll(0, ROUND_LIMIT)
         remaining = min((deadline_ns - time.monotonic_ns()) / 1e9, LONGEST_WAIT)
-        if remaining > 0:
-            self._wait_precisely(remaining)
+        if ready or remaining <= 0:
+            return ready
+        self._wait_precisely(remaining)
         return self._epoll.poll(0, ROUND_LIMIT)
 
     def dispatch(self, ready: list[tuple[int, int]]) -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from .abi import (
     DATA_SIZE,
+    ELEMENT,
     ELEMENT_COUNT,
     ELEMENT_SIZE,
     FLAG_OVERWRITE,
@@ -118,21 +119,34 @@ class SharedRing:
         """Append an element; False when the ring is full: counted. Raises RingError on a bad head."""
         if len(element) != ELEMENT_SIZE:
             raise ValueError(f"an element has {ELEMENT_SIZE} bytes, not {len(element)}")
+        after = self._after_put()
+        if after < 0:
+            return False
+        start = HEADER_SIZE + self._tail
+        self._bytes[start : start + ELEMENT_SIZE] = element
+        self._tail = self._words[WORD_TAIL] = after
+        return True
+
+    def put_event(self, event_type: int, last_time: int, delta_time: int, stamp_ns: int) -> bool:
+        """`put` an element of these fields, packed in its place. Raises struct.error where one does not fit."""
+        after = self._after_put()
+        if after < 0:
+            return False
+        ELEMENT.pack_into(self._page, HEADER_SIZE + self._tail, event_type, last_time, delta_time, stamp_ns)
+        self._tail = self._words[WORD_TAIL] = after
+        return True
+
+    def _after_put(self) -> int:
+        """Where the tail will be after the next element; -1, and counted, when there is no room for one."""
         words = self._words
         head = words[WORD_HEAD]
         if head >= DATA_SIZE or head % ELEMENT_SIZE:
             raise RingError(f"head {head} is not an element of the ring")
-        tail = self._tail
-        after = tail + ELEMENT_SIZE
-        if after == DATA_SIZE:
-            after = 0
+        after = (self._tail + ELEMENT_SIZE) % DATA_SIZE
         if after == head:
             words[WORD_OVERRUN] = (words[WORD_OVERRUN] + 1) & 0xFFFFFFFF
-            return False
-        start = HEADER_SIZE + tail
-        self._bytes[start : start + ELEMENT_SIZE] = element
-        self._tail = words[WORD_TAIL] = after
-        return True
+            return -1
+        return after
 
     def get(self) -> bytes | None:
         """Take the oldest element; None when the ring is empty. Raises RingError on a damaged header: nothing

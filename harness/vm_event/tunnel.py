@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import ExitStack
 
-from .abi import ELEMENT
 from .errors import SourceError
 from .ring import SharedRing
 
@@ -93,7 +92,7 @@ class Tunnel:
                 return False
             if stamp_ns is None:
                 stamp_ns = time.monotonic_ns()
-            if not self._ring.put(ELEMENT.pack(event_type, last_time, delta_time, stamp_ns)):
+            if not self._ring.put_event(event_type, last_time, delta_time, stamp_ns):
                 return False
             self.put_count += 1
             _add_one(self._kick)

@@ -41,7 +41,10 @@ from harness.vm_event import Tunnel
 tunnel = Tunnel.attach(int(sys.argv[1]), int(sys.argv[2]))
 count, apart, sent = int(sys.argv[3]), float(sys.argv[4]), 0
 while sent < count:
-    sent += tunnel.put(0, 1718452800, 0)
+    if tunnel.put(0, 1718452800, 0):
+        sent += 1
+    else:
+        time.sleep(0)  # full: let the reader have the core, where there is no other for it
     if apart:
         time.sleep(apart)
 """
