@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from harness.deadline import Deadline
 from harness.engine.cause import end_is_told, true_cause
 from harness.engine.hypervisor import Hypervisor
+from harness.engine.read_back import ReadBacks
 from harness.engine.rundir import RunDirectory, append_line
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.guests.base import Guest
@@ -137,6 +138,7 @@ class Lane:
         self._judge = GuestJudge(
             parts.folder, window_ns=parts.window_ns, estimate_tolerance=parts.estimate_tolerance
         )
+        self._read_backs = ReadBacks(parts.folder, on_hv=parts.hypervisor is not None)
         self._thread = threading.Thread(target=self._run, name=f"lane-{parts.name}", daemon=True)
 
     def start(self) -> None:
@@ -243,7 +245,7 @@ class Lane:
         deadline = Deadline(ITEM_TIMEOUT + 2 * task.plan.seconds)
         started = time.monotonic_ns()
         try:
-            report = self._report(task, deadline)
+            report = self._report(task, role, deadline)
         except BenchError as error:
             self._journal(task, role, started, None, str(error))
             raise
@@ -257,11 +259,12 @@ class Lane:
             self._guest.boot(deadline)
         self._await_events(task)
 
-    def _report(self, task: Task, deadline: Deadline) -> AgentReport:
+    def _report(self, task: Task, role: str, deadline: Deadline) -> AgentReport:
         assert self._guest is not None
         hwclock = task.plan.hwclock
         if hwclock is None:
-            return self._guest.run(task.item, steps_of(task.plan), deadline)
+            asked = self._read_backs.before(role)
+            return self._read_backs.take(self._guest.run(task.item, [*asked, *steps_of(task.plan)], deadline), asked)
         if not isinstance(self._guest, LinuxGuest):
             raise ConfigurationError(f"the guest {self.name} has no hwclock")
         self._guest.set_system_time(int(hwclock.value.replace(tzinfo=datetime.timezone.utc).timestamp()), deadline)
