@@ -42,11 +42,16 @@ void say_info(void);
 void become_init(void);
 int read_file(const char *path, char *text, int size);
 void free_the_rtc(void);
+void lend_the_rtc(void);
 void run_hwclock(char *words);
 void set_clock(char *words);
 void make_noise(char *words);
 void system_panic(void);
 void system_restart(void);
 void system_off(void);
+
+/* agent_ntp.c: Linux */
+void run_ntp(char *words);
+void forbid_kernel_writes(void);
 
 #endif

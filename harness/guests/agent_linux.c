@@ -26,7 +26,8 @@ int take_the_rtc(void)
 }
 
 const struct command system_commands[] = {
-	{ "hwclock", run_hwclock, NULL }, { "clock", set_clock, NULL }, { "noise", make_noise, NULL },
+	{ "hwclock", run_hwclock, NULL }, { "ntp", run_ntp, NULL }, { "clock", set_clock, NULL },
+	{ "noise", make_noise, NULL },
 	{ "panic", NULL, system_panic }, { "reboot", NULL, system_restart }, { "poweroff", NULL, system_off },
 	{ NULL, NULL, NULL },
 };

@@ -95,6 +95,12 @@ void free_the_rtc(void)
 	rtc_driver("unbind");
 }
 
+/* Back to Linux's driver, until the next free_the_rtc(). */
+void lend_the_rtc(void)
+{
+	rtc_driver("bind");
+}
+
 /* `hwclock --systohc --utc` through Linux's own driver, which is bound for that long (as a new rtcN each time). */
 void run_hwclock(char *words)
 {
@@ -106,7 +112,7 @@ void run_hwclock(char *words)
 		say("no pipe %s", strerror(errno));
 		return;
 	}
-	rtc_driver("bind");
+	lend_the_rtc();
 	link_in("/sys/class/rtc", name);
 	snprintf(device, sizeof(device), "/dev/%s", name);
 	uint64_t start = now_ns();

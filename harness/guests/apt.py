@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,14 @@ class Package:
     name: str
     version: str
     depends: str
+
+
+def _libraries(package: Package) -> Iterator[list[str]]:
+    """The libraries that a package depends upon; each a choice of names."""
+    for clause in package.depends.split(","):
+        choices = [re.split(r"[\s(:]", choice.strip())[0] for choice in clause.split("|")]
+        if choices[0].startswith("lib"):
+            yield choices
 
 
 class Apt:
@@ -39,19 +47,47 @@ class Apt:
 
     def find(self, names: Sequence[str]) -> Package | None:
         """The first of `names` that the package lists know; fetches lists of our own when they know none."""
-        found = self._find(names)
-        if found is None and not self._options:
-            self._fetch_lists()
-            found = self._find(names)
-        return found
-
-    def _find(self, names: Sequence[str]) -> Package | None:
         for name in names:
-            text = self._run("apt-cache", "show", "--no-all-versions", name, check=False)
-            fields = dict(re.findall(r"^(Package|Version|Depends): (.*)$", text, re.MULTILINE))
-            if fields.get("Package") == name and "Version" in fields:
-                return Package(name, fields["Version"], fields.get("Depends", ""))
+            if found := self._known([name]):
+                return found[name]
+        if names and not self._options:
+            self._fetch_lists()
+            return self.find(names)
         return None
+
+    def find_with_libraries(self, name: str) -> list[Package]:
+        """The package, and those of all libraries that it needs, down to the C library.
+
+        Raises InfrastructureError where the package lists lack one of them.
+        """
+        package = self.find([name])
+        if package is None:
+            raise InfrastructureError(f"apt knows no {name}")
+        found = {name: package}
+        clauses = list(_libraries(package))
+        while clauses:  # one question for each level: apt takes a second to answer
+            answers = self._known(sorted({choice for choices in clauses for choice in choices} - set(found)))
+            level = []
+            for choices in clauses:
+                package = next((answers[each] for each in choices if each in answers), None)
+                if package is not None and package.name not in found:
+                    found[package.name] = package
+                    level.append(package)
+                elif package is None and not set(choices) & set(found):
+                    raise InfrastructureError(f"apt knows no {' or '.join(choices)}, which {name} needs")
+            clauses = [choices for package in level for choices in _libraries(package)]
+        return list(found.values())
+
+    def _known(self, names: Sequence[str]) -> dict[str, Package]:
+        """Those of `names` that the package lists know."""
+        text = self._run("apt-cache", "show", "--no-all-versions", *names, check=False) if names else ""
+        found = {}
+        for stanza in re.split(r"\n\s*\n", text):
+            fields = dict(re.findall(r"^(Package|Version|Depends): (.*)$", stanza, re.MULTILINE))
+            if fields.get("Package") in names and "Version" in fields:
+                package = Package(fields["Package"], fields["Version"], fields.get("Depends", ""))
+                found[package.name] = package
+        return found
 
     def _fetch_lists(self) -> None:
         for folder in ("lists/partial", "cache/archives/partial"):
@@ -60,15 +96,17 @@ class Apt:
         self._options = [word for place in places for word in ("-o", place)]
         self._run("apt-get", "update")
 
-    def unpack(self, package: Package, folder: Path) -> None:
-        """Fetches the package and unpacks its files below `folder`. Raises InfrastructureError, OSError."""
+    def unpack(self, folder: Path, *packages: Package) -> None:
+        """Fetches the packages and unpacks their files below `folder`. Raises InfrastructureError, OSError."""
         # apt verifies the download; run in `folder` because it downloads to where it stands.
-        self._run("apt-get", "download", f"{package.name}={package.version}", cwd=folder)
+        self._run("apt-get", "download", *(f"{each.name}={each.version}" for each in packages), cwd=folder)
         archives = list(folder.glob("*.deb"))
-        if len(archives) != 1:
-            raise InfrastructureError(f"apt-get download left {len(archives)} archives of {package.name}")
-        self._run("dpkg-deb", "-x", str(archives[0]), str(folder))
-        archives[0].unlink()
+        if len(archives) != len(packages):
+            names = ", ".join(package.name for package in packages)
+            raise InfrastructureError(f"apt-get download left {len(archives)} archives of {names}")
+        for archive in archives:
+            self._run("dpkg-deb", "-x", str(archive), str(folder))
+            archive.unlink()
 
     def _run(self, *command: str, cwd: Path | None = None, check: bool = True) -> str:
         options = [] if command[0] == "dpkg-deb" else self._options

@@ -10,6 +10,7 @@ from harness.deadline import Deadline
 from harness.errors import ConfigurationError
 from harness.guests import initramfs
 from harness.guests.cache import Cache, default_cache_dir
+from harness.guests.ntp_client import ntp_client
 from harness.guests.parts import (
     Kernel,
     busybox_version,
@@ -53,12 +54,14 @@ class ImageSpec:
     """What of the image is the user's own; the rest is made here.
 
     kernel: one of KERNELS by its name, or the path of a bzImage or an ELF with a PVH entry point. initrd: an
-    archive that ours is added to (the agent takes its init's place). append: further kernel arguments.
+    archive that ours is added to (the agent takes its init's place). append: further kernel arguments. ntp: whether
+    the guest gets an NTP client, which makes its boot longer (docs/guests.md has the figures).
     """
 
     kernel: str | Path | None = None
     initrd: Path | None = None
     append: str = ""
+    ntp: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -
     kernel = own_kernel(spec.kernel) if isinstance(spec.kernel, Path) else fetched_kernel(cache, deadline, spec.kernel)
     busybox = static_busybox(cache, deadline)
     agent, agent_version = compiled_agent(cache, deadline)
-    archive = initramfs.pack({AGENT_PATH: agent, "/bin/busybox": busybox})
+    client = ntp_client(cache, deadline) if spec.ntp else {}
+    archive = initramfs.pack({AGENT_PATH: agent, "/bin/busybox": busybox, **client})
     if spec.initrd:
         try:
             archive = initramfs.join(spec.initrd.read_bytes(), archive)

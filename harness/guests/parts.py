@@ -71,7 +71,7 @@ def fetched_kernel(cache: Cache, deadline: Deadline, name: str | None = None) ->
                 f"apt knows no kernel: none of {', '.join(candidates)}",
                 hint="check /etc/apt/sources.list, or name a kernel of your own in the bench file",
             )
-        apt.unpack(package, folder)
+        apt.unpack(folder, package)
         image = next(iter(sorted((folder / "boot").glob("vmlinuz-*"))), None)
         if image is None:
             raise InfrastructureError(f"there is no /boot/vmlinuz-* in {package.name} {package.version}")
@@ -121,7 +121,7 @@ def static_busybox(cache: Cache, deadline: Deadline) -> bytes:
         package = apt.find(["busybox-static"])
         if package is None:
             raise InfrastructureError("apt knows no busybox-static", hint="install a static /bin/busybox by hand")
-        apt.unpack(package, folder)
+        apt.unpack(folder, package)
         binaries = [path for path in folder.rglob("bin/busybox") if path.is_file()]
         if not binaries:
             raise InfrastructureError(f"there is no busybox in {package.name} {package.version}")
