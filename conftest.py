@@ -11,6 +11,7 @@ pytest_plugins = [
     "fixtures.plans",
     "fixtures.ladder",
     "fixtures.updates",
+    "fixtures.second_opinion",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -10,10 +11,11 @@ from datetime import datetime
 from pathlib import Path
 
 from reports.rundir import RunDir, open_run, shown_path
-from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict
+from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
 
 JUNIT_NAME = "junit.xml"
 HTML_NAME = "html/index.html"
+SECOND_OPINION = "second-opinion.json"
 MOST_INCONCLUSIVE = 0.01
 
 _MOST_FAULTS = 20
@@ -89,7 +91,7 @@ def summary(
     numbers = totals(run.verdicts())
     lines = _head(run, numbers)
     lines += ["", *_counts(run, numbers)]
-    lines += ["", *_figures(numbers)]
+    lines += ["", *_figures(numbers), *_second_opinion(run)]
     for block in (_faults(run, numbers), _defects(numbers), _errors(run, numbers), _damage(run)):
         lines += ["", *block] if block else []
     lines += ["", *_places(run, html, html_reason, junit)]
@@ -157,6 +159,17 @@ def _figures(numbers: Totals) -> list[str]:
     note = "   more than 1 % : an infrastructure error" if share > MOST_INCONCLUSIVE else ""
     lines.append(f"inconclusive     {numbers.count(INCONCLUSIVE)} ({share:.1%}){note}")
     return lines
+
+
+def _second_opinion(run: RunDir) -> list[str]:
+    """What QEMU's own RTC says to the settled events, where that was asked (harness/opinion)."""
+    try:
+        found = json.loads((run.path / SECOND_OPINION).read_text("utf-8", "replace"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    line = found.get("line") if isinstance(found, dict) else None
+    first, *rest = plain(line or "").split("; ")
+    return [f"second opinion   {first}", *(f"                 {more}" for more in rest)] if line else []
 
 
 def _faults(run: RunDir, numbers: Totals) -> list[str]:

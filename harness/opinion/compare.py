@@ -13,7 +13,15 @@ from harness.opinion.grain import Lag
 from harness.opinion.moves import DAY_OF_WEEK, SECOND_NS, Move, RtcTrace, read_trace
 from harness.opinion.opinions import CONSISTENT, INCONSISTENT, NO_OPINION, Opinion, Said
 from harness.opinion.read_back import said_by_reads
-from harness.opinion.records import RtcChange, RtcChanges, Settled, read_backs, rtc_changes, settled_events
+from harness.opinion.records import (
+    RtcChange,
+    RtcChanges,
+    Settled,
+    faulted_events,
+    read_backs,
+    rtc_changes,
+    settled_events,
+)
 
 EARLY_NS = 1_000_000
 LATE_NS = 500_000_000
@@ -43,7 +51,8 @@ def opinions_of_guest(folder: Path) -> list[Opinion]:
     events = [event for event in settled_events(folder) if event.source == trace.vrtc]
     for event in events:
         comparison.take(event)
-    return _with_read_backs(comparison, folder, trace)
+    faulted = faulted_events(folder)
+    return [replace(said, faulted=said.t_ns in faulted) for said in _with_read_backs(comparison, folder, trace)]
 
 
 def _with_read_backs(comparison: _Comparison, folder: Path, trace: RtcTrace) -> list[Opinion]:

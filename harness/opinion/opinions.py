@@ -27,13 +27,17 @@ class Said:
 
 @dataclass(frozen=True)
 class Opinion:
-    """All that was said to the settled event that arrived at `t_ns`; read_back is None where nothing was read."""
+    """All that was said to the settled event that arrived at `t_ns`; read_back is None where nothing was read.
+
+    faulted: the judge found it wrong, too.
+    """
 
     vm: str
     t_ns: int
     new_time: int | None
     qmp: Said
     read_back: Said | None = None
+    faulted: bool = False
 
     @property
     def contradictions(self) -> list[str]:
@@ -44,7 +48,9 @@ class Opinion:
     def as_json(self) -> dict[str, Any]:
         """The line of second-opinion.jsonl."""
         read_back = None if self.read_back is None else self.read_back.as_json()
-        return {"t_ns": self.t_ns, "new_time": self.new_time, "qmp": self.qmp.as_json(), "read_back": read_back}
+        judged = {"faulted": True} if self.faulted else {}
+        said = {"qmp": self.qmp.as_json(), "read_back": read_back}
+        return {"t_ns": self.t_ns, "new_time": self.new_time, **said, **judged}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class Totals:
     qmp: Counter[str]
     read_back: Counter[str]
     reasons: Counter[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """What second-opinion.json holds."""
+        counts = {"qmp": self.qmp, "read_back": self.read_back, "reasons": self.reasons}
+        return {"settled": self.settled, **{name: dict(count) for name, count in counts.items()}, "line": self.line()}
 
     def line(self) -> str:
         """`212 of 212 settled events consistent by QMP, 40 by read-back`, and what else there is."""

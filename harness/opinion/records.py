@@ -96,6 +96,17 @@ def rtc_changes(folder: Path) -> RtcChanges | None:
     return RtcChanges(tuple(found), ended)
 
 
+def faulted_events(folder: Path) -> set[int]:
+    """The arrivals of the events that the judge found wrong by themselves, in whichever revision."""
+    found: set[int] = set()
+    for record in _objects(folder / "verdicts.jsonl"):
+        seen = record.get("seen")
+        for each in seen if isinstance(seen, list) else []:
+            if isinstance(each, dict) and each.get("faults"):
+                found.add(_whole(each.get("t_ns")) or 0)
+    return found
+
+
 def read_backs(folder: Path) -> list[ReadBack]:
     """The read-backs of one guest, in order."""
     found = []

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.opinion.compare import opinions_of_guest
-from harness.opinion.opinions import Opinion
+from harness.opinion.opinions import Opinion, totals
 from harness.opinion.records import READ_BACKS, RTC_CHANGES
 
 OPINIONS = "second-opinion.jsonl"
+TOTALS = "second-opinion.json"
 MOST_TOLD = 20
 
 
 def opinions_of_run(run_dir: Path) -> list[Opinion]:
     """The second opinion on every settled event of a run; also written to RUN/<vm>/second-opinion.jsonl.
+
+    The numbers go to RUN/second-opinion.json, from where reports have them.
 
     Guests of whose RTC nobody recorded anything but events are left out.
     Raises ConfigurationError where run_dir is no run directory, OSError for a file not to be read or written.
@@ -33,12 +36,13 @@ def opinions_of_run(run_dir: Path) -> list[Opinion]:
             for opinion in opinions:
                 out.write(json.dumps(opinion.as_json(), separators=(",", ":")) + "\n")
         found += opinions
+    (run_dir / TOTALS).write_text(json.dumps(totals(found).as_json(), indent=1) + "\n", encoding="utf-8")
     return found
 
 
 def contradictions(opinions: Sequence[Opinion]) -> list[InfrastructureError]:
-    """What speaks against settled events that were judged otherwise: whose fault it is, is open."""
-    wrong = [opinion for opinion in opinions if opinion.contradictions]
+    """What speaks against settled events that the judge let pass: whose fault it is, is open."""
+    wrong = [opinion for opinion in opinions if opinion.contradictions and not opinion.faulted]
     return [
         InfrastructureError(
             f"the second opinion contradicts the settled event at {opinion.t_ns} ns of {opinion.vm}: "
