@@ -178,10 +178,27 @@ class Hwclock(_Frozen):
     value: datetime.datetime
 
 
+class Ntp(_Frozen):
+    """Have an NTP client set the guest's clock to this time, until its kernel has written the RTC by itself so often."""
+
+    do: Literal["ntp"] = "ntp"
+    value: datetime.datetime
+    writes: Annotated[int, Field(ge=1, le=10)] = 1
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes: a kernel writes a few seconds after the client is content, then every 11 minutes."""
+        return 4.0 + 660.0 * (self.writes - 1)
+
+    def accesses(self) -> Iterator[Access]:
+        """None of the agent's."""
+        return iter(())
+
+
 Access = tuple[int, int | None] | float
 """A write of (index, value), a read of (index, None), or a pause in seconds."""
 
-Action = Annotated[SetClock | Pause | WriteRegister | ReadRegister | Reset | Hwclock, Field(discriminator="do")]
+Action = Annotated[SetClock | Pause | WriteRegister | ReadRegister | Reset | Hwclock | Ntp, Field(discriminator="do")]
 
 
 class Plan(_Frozen):
@@ -199,16 +216,23 @@ class Plan(_Frozen):
 
     @property
     def mode(self) -> str:
-        """`running`, `halted`, `mixed`, `hwclock`, or `other` where no clock is set."""
+        """`running`, `halted`, `mixed`, `hwclock`, `ntp`, or `other` where no clock is set."""
         modes = {a.mode for a in self.actions if isinstance(a, SetClock)}
         if any(isinstance(a, Hwclock) for a in self.actions):
             return "hwclock"
+        if self.ntp is not None:
+            return "ntp"
         return "other" if not modes else modes.pop() if len(modes) == 1 else "mixed"
 
     @property
     def hwclock(self) -> Hwclock | None:
         """The hwclock action, which an operating system carries out and not the agent."""
         return next((a for a in self.actions if isinstance(a, Hwclock)), None)
+
+    @property
+    def ntp(self) -> Ntp | None:
+        """The NTP client's action: an operating system carries it out, and its kernel makes the writes."""
+        return next((a for a in self.actions if isinstance(a, Ntp)), None)
 
     @property
     def reset(self) -> Reset | None:
@@ -219,7 +243,7 @@ class Plan(_Frozen):
     @property
     def needed_system(self) -> System | None:
         """The system that the guest must have: the one that is asked for, or that can do what the plan says."""
-        return "linux" if self.hwclock is not None else "bare" if self.reset is not None else self.system
+        return "linux" if self.hwclock or self.ntp else "bare" if self.reset is not None else self.system
 
     @property
     def order(self) -> list[int]:
@@ -229,8 +253,9 @@ class Plan(_Frozen):
 
     @property
     def seconds(self) -> float:
-        """How long the pauses take together."""
-        return sum(a for a in self.accesses() if isinstance(a, float))
+        """How long the pauses, or an NTP client's work, take together."""
+        waiting = self.ntp.seconds if self.ntp else 0.0
+        return waiting + sum(a for a in self.accesses() if isinstance(a, float))
 
     def accesses(self) -> Iterator[Access]:
         """All register accesses and pauses, in their order."""
@@ -240,8 +265,8 @@ class Plan(_Frozen):
 
     @model_validator(mode="after")
     def _hwclock_alone(self) -> Plan:
-        if self.hwclock is not None and len(self.actions) > 1:
-            raise ValueError("actions: hwclock stands alone")
+        if (self.hwclock or self.ntp) and len(self.actions) > 1:
+            raise ValueError(f"actions: {self.mode} stands alone")
         return self
 
     @model_validator(mode="after")

@@ -123,7 +123,8 @@ class Engine:
         )
         if any(kinds[kind].vrtc == "hv" for kind, _ in lanes):
             self._hypervisor = Hypervisor(self._host, self.rundir.path, self._hypervisor_died)
-        factory.prepare([kinds[kind] for kind, _ in lanes], Deadline(IMAGE_TIMEOUT))
+        with_ntp = {kind for kind, tasks in self._queues.items() if any(task.plan.ntp for task in tasks)}
+        factory.prepare([kinds[kind] for kind, _ in lanes], with_ntp, Deadline(IMAGE_TIMEOUT))
         self._listening = ListenerProcess()
         if self._hypervisor is not None:
             self._hypervisor.await_ready(Deadline(READY_TIMEOUT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 import harness
@@ -49,15 +50,16 @@ class GuestFactory:
                     hint="put {vm} into the path, for the guest's name; or --rtc-guests 1 and one kind of guest",
                 )
 
-    def prepare(self, guests: list[GuestSpec], deadline: Deadline) -> None:
+    def prepare(self, guests: list[GuestSpec], with_ntp: Container[str], deadline: Deadline) -> None:
         """Have QEMU and the images of these guests ready; the images from the cache, if they were made before.
 
+        with_ntp: the names of those that are to have an NTP client.
         Raises ConfigurationError and InfrastructureError for what is missing, or cannot be fetched.
         """
         self._rundir.add_versions({"qemu": qemu_version(self._qemu, deadline)})
         for guest in guests:
             if guest.name not in self._images:
-                image = _image(guest, deadline)
+                image = _image(guest, guest.name in with_ntp, deadline)
                 self._images[guest.name] = image
                 self._rundir.add_versions(image.versions)
 
@@ -84,7 +86,7 @@ class GuestFactory:
             estimate_tolerance=0,
             details={
                 "machine": spec.machine, "vrtc": spec.vrtc, "system": spec.system, "memory": spec.memory,
-                "event_socket": str(events),
+                "kernel": self._images[spec.name].versions["kernel"], "event_socket": str(events),
             },
             hypervisor=on_hv,
         )
@@ -134,10 +136,10 @@ def guest_for(bench: Bench, plan: Plan) -> GuestSpec:
     return kind
 
 
-def _image(spec: GuestSpec, deadline: Deadline) -> GuestImage:
+def _image(spec: GuestSpec, with_ntp: bool, deadline: Deadline) -> GuestImage:
     if spec.system == "bare":
         return prepare_bare_image(None, deadline)
-    return prepare_image(ImageSpec(spec.kernel, spec.initrd, spec.append or ""), None, deadline)
+    return prepare_image(ImageSpec(spec.kernel, spec.initrd, spec.append or "", with_ntp), None, deadline)
 
 
 def _guest(spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:

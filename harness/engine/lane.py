@@ -243,6 +243,8 @@ class Lane:
     def _carry_out(self, task: Task, role: str = "update") -> None:
         assert self._guest is not None
         deadline = Deadline(ITEM_TIMEOUT + 2 * task.plan.seconds)
+        if task.plan.ntp is not None and role == "update":
+            role = "background"  # the guest does it on its own, whenever it likes
         started = time.monotonic_ns()
         try:
             report = self._report(task, role, deadline)
@@ -261,13 +263,16 @@ class Lane:
 
     def _report(self, task: Task, role: str, deadline: Deadline) -> AgentReport:
         assert self._guest is not None
-        hwclock = task.plan.hwclock
-        if hwclock is None:
+        hwclock, ntp = task.plan.hwclock, task.plan.ntp
+        if hwclock is None and ntp is None:
             asked = self._read_backs.before(role)
             return self._read_backs.take(self._guest.run(task.item, [*asked, *steps_of(task.plan)], deadline), asked)
         if not isinstance(self._guest, LinuxGuest):
-            raise ConfigurationError(f"the guest {self.name} has no hwclock")
-        self._guest.set_system_time(int(hwclock.value.replace(tzinfo=datetime.timezone.utc).timestamp()), deadline)
+            raise ConfigurationError(f"the guest {self.name} has no {task.plan.mode}")
+        if ntp is not None:
+            return self._guest.ntp(task.item, _seconds(ntp.value), deadline, writes=ntp.writes)
+        assert hwclock is not None
+        self._guest.set_system_time(_seconds(hwclock.value), deadline)
         return self._guest.hwclock(task.item, deadline)
 
     def _journal(
@@ -381,6 +386,11 @@ def free_ns(view: ItemView) -> int:
     if any(event.delta_time is not None and abs(event.delta_time) <= ALIKE_S for event in view.expected):
         return view.due_ns + LINGER_NS
     return view.due_ns + CLEAR_NS
+
+
+def _seconds(value: datetime.datetime) -> int:
+    """A plan's time as seconds since 1970; without a zone it is UTC."""
+    return int((value if value.tzinfo else value.replace(tzinfo=datetime.timezone.utc)).timestamp())
 
 
 def steps_of(plan: Plan) -> list[Step]:
