@@ -179,7 +179,7 @@ class Hwclock(_Frozen):
 
 
 class Ntp(_Frozen):
-    """Have an NTP client set the guest's clock to this time, until its kernel has written the RTC by itself so often."""
+    """Have an NTP client set the guest's clock to this time, and its kernel write the RTC by itself so many times."""
 
     do: Literal["ntp"] = "ntp"
     value: datetime.datetime
