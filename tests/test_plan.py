@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures import plan_sets
+from fixtures.plan_making import PlanSet
 from harness.errors import ConfigurationError
 from harness.plan import (
     REGISTERS,
@@ -45,7 +46,7 @@ SETS = [
 @pytest.mark.parametrize("vrtc", VRTCS)
 @pytest.mark.parametrize("plan_set", SETS)
 def test_a_seed_always_gives_the_same_plans_and_yaml_gives_them_back(
-    plan_set: plan_sets.PlanSet, vrtc: Vrtc, tmp_path: Path
+    plan_set: PlanSet, vrtc: Vrtc, tmp_path: Path
 ) -> None:
     plans = plan_set(7, 10, vrtc)
     assert plans and plans == plan_set(7, 10, vrtc) and plans != plan_set(8, 10, vrtc)
@@ -62,7 +63,7 @@ def test_ids_are_unique_over_all_sets() -> None:
 
 
 @pytest.mark.parametrize("plan_set", SETS)
-def test_for_each_vrtc_a_set_has_the_same_plans_by_name_with_values_of_its_own(plan_set: plan_sets.PlanSet) -> None:
+def test_for_each_vrtc_a_set_has_the_same_plans_by_name_with_values_of_its_own(plan_set: PlanSet) -> None:
     on_dm, on_hv = (plan_set(3, 10, vrtc) for vrtc in VRTCS)
     assert [f"hv-{plan.id}" for plan in on_dm] == [plan.id for plan in on_hv]
     assert [plan.mode for plan in on_dm] == [plan.mode for plan in on_hv]
