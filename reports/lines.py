@@ -68,5 +68,5 @@ def _outcome(v: Verdict) -> str:
     if v.verdict != PASS or v.diagnosis:
         return v.diagnosis or ", ".join(v.faults) or "no diagnosis"
     if v.latency_ms is not None:
-        return f"{v.latency_ms:+.2f} ms after the window"
+        return f"{v.latency_ms:+.2f} ms after the window" + ("  in the background" if v.role == "background" else "")
     return "silent, as it should be" if not v.seen else ""

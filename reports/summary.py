@@ -115,7 +115,7 @@ def _head(run: RunDir, numbers: Totals) -> list[str]:
     speed = ""
     if numbers.seconds and updates:
         speed = f" in {numbers.seconds:.1f} s, {updates / numbers.seconds:.1f} a second"
-    beside = f"; {numbers.beside} restores and other writes passed" if numbers.beside else ""
+    beside = f"; {numbers.beside} restores and background writes passed" if numbers.beside else ""
     guests = f"{len(run.guests)} guest" if len(run.guests) == 1 else f"{len(run.guests)} guests"
     return [
         f"RTC run   seed {run.seed}   bench {run.bench}   {guests}   {end}",
