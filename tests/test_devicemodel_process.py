@@ -121,6 +121,20 @@ def test_the_trace_log_begins_with_the_clock_and_keeps_raw_lines_with_stamps(tmp
         last = int(stamp)
 
 
+def test_its_status_says_where_its_trace_log_and_its_exit_record_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with device_model(tmp_path, "--exit-record", "relative.json"):
+        until((tmp_path / "monitor.sock").exists, "monitor socket")
+        status = ask(tmp_path, "status")["status"]
+    assert isinstance(status, dict)
+    assert status["about"] == {
+        "trace_log": str(tmp_path / "trace.log"),
+        "exit_record": str(tmp_path / "relative.json"),
+    }
+
+
 def test_qemu_killed_is_told_with_its_signal(tmp_path: Path) -> None:
     with device_model(tmp_path) as process:
         os.kill(qemu_of(process), signal.SIGKILL)

@@ -45,6 +45,16 @@ def test_what_a_service_says_of_itself_is_shown_in_full() -> None:
     assert table(ended)["sum"]["raw"] == "1", "the last counts"
 
 
+def test_what_its_host_has_it_say_stands_in_its_status() -> None:
+    with VmEventService("vm0") as service:
+        service.describe(trace_log="/tmp/trace.log")
+        service.start()
+        service.describe(exit_record=None)
+        status = service.status()
+    assert status["about"] == {"trace_log": "/tmp/trace.log", "exit_record": None}
+    assert "about: trace log /tmp/trace.log, exit record none" in describe_status(status).splitlines()
+
+
 def test_before_its_first_start_there_is_little_to_say() -> None:
     text = describe_status(VmEventService("vm0").status())
     assert text.startswith("vm0: not running, settle window 1.0 s\nlast event: none\n")

@@ -113,7 +113,11 @@ class DeviceModel:
         return HvGuestRtc(self._service, self._log, self._hypervisor, self._hypervisor_lost)
 
     def _start_service(self, stack: contextlib.ExitStack) -> None:
-        path = self._settings.monitor
+        path, trace, record = self._settings.monitor, self._settings.trace_log, self._settings.exit_record
+        self._service.describe(
+            trace_log=None if trace is None else str(trace.absolute()),
+            exit_record=None if record is None else str(record.absolute()),
+        )
         self._service.on_command("destroy", self._destroy)
         self._service.start(None if self._settings.acrn_monitor else path)
         stack.callback(self._service.stop)

@@ -61,6 +61,11 @@ class VmEventService:
         self._ended: dict[str, Any] | None = None
         self._anchors: dict[str, tuple[int, int]] = {}
         self._unheeded = 0
+        self._about: dict[str, Any] = {}
+
+    def describe(self, **facts: Any) -> None:
+        """Have `status` say this, under `about`, of the program that hosts the service: plain JSON values."""
+        self._about = {**self._about, **facts}
 
     def add_source(self, name: str, open: Callable[[], Source]) -> None:
         """Take events from another source; to be called before `start`.
@@ -92,7 +97,7 @@ class VmEventService:
 
         def open_ring() -> Source:
             tunnel = Tunnel.attach(ring_descriptor, kick_descriptor, require_seal=require_seal)
-            return TunnelSource(source, tunnel, vm=self.vm, window=self.window, stamped=stamped, trusted=False)
+            return self._foreign_source(source, tunnel, stamped=stamped)
 
         self.add_source(source, open_ring)
 
@@ -105,8 +110,7 @@ class VmEventService:
         from .hsm import open_hsm_tunnel
 
         def open_hsm() -> Source:
-            tunnel = open_hsm_tunnel(descriptor)
-            return TunnelSource(HV, tunnel, vm=self.vm, window=self.window, stamped=False, trusted=False)
+            return self._foreign_source(HV, open_hsm_tunnel(descriptor), stamped=False)
 
         self.add_source(HV, open_hsm)
 
@@ -282,6 +286,7 @@ class VmEventService:
             "vm": self.vm,
             "running": self.running,
             "window": self.window,
+            "about": self._about,
             "uptime": round(session.uptime, 3),
             **totals,
             "dropped": totals["dropped"] + self._unheeded,
@@ -309,6 +314,11 @@ class VmEventService:
     def _must_not_run(self, what: str) -> None:
         if self._session is not None:
             raise ServiceError(f"{self.vm}: {what} are added before the service is started")
+
+    def _foreign_source(self, name: str, tunnel: Tunnel, *, stamped: bool) -> Source:
+        return TunnelSource(
+            name, tunnel, vm=self.vm, window=self.window, stamped=stamped, trusted=False, clock=time.monotonic_ns
+        )
 
     def _open_dm(self) -> Source:
         return TunnelSource(DM, Tunnel.create(), vm=self.vm, window=self.window, stamped=True, trusted=True)

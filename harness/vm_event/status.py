@@ -21,6 +21,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     state = "running" if status.get("running") else "not running"
     uptime = f" for {_duration(status['uptime'])}" if "uptime" in status else ""
     yield f"{status.get('vm')}: {state}{uptime}, settle window {status.get('window')} s"
+    if status.get("about"):
+        yield f"about: {_pairs(status['about'])}"
     if status.get("error"):
         yield f"the service failed: {status['error']}"
     yield f"last event: {describe(status['last_event']) if status.get('last_event') else 'none'}"
