@@ -39,6 +39,11 @@ def ntp_client(cache: Cache, deadline: Deadline) -> dict[str, bytes]:
     return {f"{FOLDER}/{path.relative_to(folder)}": path.read_bytes() for path in paths}
 
 
+def has_ntp_client(cache: Cache) -> bool:
+    """Whether `ntp_client` would find it in the cache."""
+    return cache.find("ntp-client", _PACKAGE) is not None
+
+
 def _keep(unpacked: Path, folder: Path) -> None:
     """The program, its loader, and the libraries that the loader finds it to need."""
     program = next((path for path in unpacked.rglob(_PROGRAM) if path.is_file()), None)

@@ -59,7 +59,6 @@ def fetched_kernel(cache: Cache, deadline: Deadline, name: str | None = None) ->
     when nothing can be fetched or kept.
     """
     candidates = KERNELS[name or DEFAULT_KERNEL]
-    chosen = "kept-packed-" + hashlib.sha256(" ".join(candidates).encode()).hexdigest()[:16]
 
     def fetch(folder: Path) -> None:
         apt = Apt(cache.root / "apt", deadline)
@@ -77,10 +76,19 @@ def fetched_kernel(cache: Cache, deadline: Deadline, name: str | None = None) ->
             raise InfrastructureError(f"there is no /boot/vmlinuz-* in {package.name} {package.version}")
         _keep_kernel(image, folder, f"{package.name} {package.version}")
 
-    folder = cache.get("kernel", chosen, fetch, deadline)
+    folder = cache.get("kernel", _kernel_key(candidates), fetch, deadline)
     about = json.loads((folder / "about.json").read_text())
     packed = folder / "vmlinuz"
     return Kernel(folder / about["file"], about["release"], about["package"], about["real_time"], packed)
+
+
+def has_kernel(cache: Cache, name: str) -> bool:
+    """Whether `fetched_kernel` would find this kernel in the cache."""
+    return cache.find("kernel", _kernel_key(KERNELS[name])) is not None
+
+
+def _kernel_key(candidates: Sequence[str]) -> str:
+    return "kept-packed-" + hashlib.sha256(" ".join(candidates).encode()).hexdigest()[:16]
 
 
 def _keep_kernel(image: Path, folder: Path, package: str) -> None:
