@@ -97,6 +97,7 @@ class Model:
                 case Turn(at, None):
                     self.expire(at)
                     self.links, self.known, self.reset, self.noted, self.latest = [], None, None, 0, 0
+                    self.admitted.clear()
                     self.former_until = at if self.stamped and not self.own else 0
                 case Turn(at, int(rtc)):
                     moments = [moment for moment, _ in filter(None, (self.known, self.reset))]
@@ -148,7 +149,8 @@ class Model:
 
     def _add(self, link: Link) -> None:
         due = self.due()
-        if due is not None and link.at >= due:
+        # Without stamps nobody knows how long a link waited: it belongs to what is pending.
+        if due is not None and link.at >= due and (self.own or self.stamped):
             self._settle()
         self.links.append((link, self.reset))
         self.reset = None

@@ -77,7 +77,8 @@ def test_elements_without_a_kick_are_found_when_an_update_is_due() -> None:
         os.eventfd_write(kick, 1)
         eventually(lambda: service.status()["raw"] == 1, "the first element")
         ring.put(ELEMENT.pack(0, NOON + 5, 7, 0))
-        assert [heard.next().delta_time, heard.next().delta_time] == [5, 7]
+        event = heard.next()
+        assert (event.delta_time, event.raw_events) == (12, 2), "nobody knows when it was put: before the end, perhaps"
     os.close(kick)
 
 

@@ -138,6 +138,39 @@ def test_without_stamps_the_arrival_decides(writer: Writer) -> None:
     source.close()
 
 
+def test_a_stall_between_two_looks_splits_no_update_of_a_ring_without_stamps(writer: Writer) -> None:
+    tunnel = Tunnel.attach(writer.descriptor, writer.kick)
+    source = TunnelSource("hv", tunnel, vm="vm0", window=1.0, stamped=False, trusted=False)
+    writer.put(1, at=0)
+    source.collect(10 * SECOND)
+    writer.put(2, at=0)  # in time, but nobody looked
+    writer.put(0, at=0, kind=1)
+    source.collect(round(12.5 * SECOND))
+    assert source.deadline_ns() == round(13.5 * SECOND)
+    assert told(source, round(13.4 * SECOND)) == []
+    writer.put(0, at=0, kind=1)  # says nothing of the RTC, and holds nothing up
+    assert told(source, round(13.5 * SECOND)) == [3]
+    source.close()
+
+
+def test_stamps_are_believed_up_to_the_moment_in_which_the_ring_was_read(writer: Writer) -> None:
+    """The reader was held up for 3 s between its look at the clock and the one at the ring."""
+    tunnel = Tunnel.attach(writer.descriptor, writer.kick)
+    now_ns = [10 * SECOND]
+    source = TunnelSource(
+        "hv", tunnel, vm="vm0", window=1.0, stamped=True, trusted=False, clock=lambda: now_ns[0]
+    )  # fmt: skip
+    writer.put(1, at=10)
+    source.collect(10 * SECOND)
+    writer.put(2, at=12)
+    writer.put(4, at=99)
+    now_ns[0] = round(13.5 * SECOND)
+    source.collect(round(10.5 * SECOND))
+    assert source.deadline_ns() == 11 * SECOND
+    assert told(source) == [1, 2, 4], "12 and 99, which can only be 13.5"
+    source.close()
+
+
 def test_a_restart_ends_what_a_disabled_source_had_pending(writer: Writer, source: TunnelSource) -> None:
     writer.put(1, at=10)
     source.collect(10 * SECOND)

@@ -77,14 +77,18 @@ class RtcChangeSettler:
         """
         return self.add_link(change.last_time, change.delta_time, now)
 
-    def add_link(self, last_time: int, delta_time: int, now: float) -> bool:
-        """`add` for a reader of rings, which has the numbers and needs no object for each."""
+    def add_link(self, last_time: int, delta_time: int, now: float, may_have_waited: bool = False) -> bool:
+        """`add` for a reader of rings, which has the numbers and needs no object for each.
+
+        `may_have_waited`: it was found at `now`, and may have been sent before the pending update was due: then it
+        belongs to that update.
+        """
         new_time = last_time + delta_time
         if not EARLIEST <= new_time <= LATEST:
             return False
         pending = self._pending
         now = max(now, self._latest)
-        if pending is None or now >= pending.due:
+        if pending is None or (now >= pending.due and not may_have_waited):
             if pending is not None:
                 self._settle(pending)
             pending = self._pending = _Pending()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .abi import ELEMENT, ELEMENT_SIZE, VmEventType
 from .errors import RingError
@@ -73,8 +73,9 @@ class TunnelSource:
     """A ring's events: RTC changes are settled, power-off and triple fault pass the throttle at once.
 
     `stamped`: the elements carry the moment they were sent (`Tunnel.put` of our own processes). Without it
-    the moment is that of their arrival here. A ring whose header is damaged disables this source, with
-    `error` set; what it had pending still settles.
+    the moment is that of their arrival here; nobody knows how long they waited to be read, so they belong to the
+    update that is still pending: a stall of this process may merge updates, but splits none. A ring whose header
+    is damaged disables this source, with `error` set; what it had pending still settles.
 
     What `set_rtc` and `restart` say takes its turn among the elements. In a ring that this process fills the
     order of the calls decides. In a ring that another process fills it is the moments: elements from before
@@ -82,13 +83,27 @@ class TunnelSource:
     life: it is discarded, and counted as stale.
     """
 
-    def __init__(self, name: str, tunnel: Tunnel, *, vm: str, window: float, stamped: bool, trusted: bool) -> None:
-        """`trusted`: the stamps are this process's own; others are believed only up to the present moment."""
+    def __init__(
+        self,
+        name: str,
+        tunnel: Tunnel,
+        *,
+        vm: str,
+        window: float,
+        stamped: bool,
+        trusted: bool,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """`trusted`: the stamps are this process's own; others are believed only up to the present moment.
+
+        `clock`: tells that moment (monotonic nanoseconds); without it, it is the one that `collect` is given.
+        """
         self.name = name
         self._vm = vm
         self._tunnel = tunnel
         self._stamped = stamped
         self._trusted = trusted
+        self._clock = clock
         self._window = window
         self._settler = self._new_settler()
         self._throttle = Throttle(THROTTLE_WINDOW_NS)
@@ -133,7 +148,10 @@ class TunnelSource:
     def collect(self, now_ns: int) -> list[Event]:
         """Read the ring once: whatever comes after this look has its own kick."""
         passed: list[Event] = []
-        elements = self._read()
+        elements = self._read(now_ns)
+        if self._clock is not None:
+            # This thread may have been held up since `now_ns`: what was sent meanwhile is in `elements`, too.
+            now_ns = self._clock()
         while self._turns:
             before = self._bytes_before(self._turns[0], elements, now_ns)
             if before > len(elements):
@@ -155,7 +173,7 @@ class TunnelSource:
             self._note_overrun(now_ns)
         return passed
 
-    def _read(self) -> bytes:
+    def _read(self, now_ns: int) -> bytes:
         if self._error is not None:
             return b""
         if self._trusted and self._settler.deadline is not None:
@@ -165,11 +183,13 @@ class TunnelSource:
                 pass
         self._tunnel.acknowledge()
         try:
-            return self._tunnel.drain()
+            elements = self._tunnel.drain()
         except RingError as error:
             self._error = str(error)
             _log.error("%s: source %s is disabled: %s", self._vm, self.name, error)
             return b""
+        self._tunnel.weigh(bool(elements), now_ns)
+        return elements
 
     def _bytes_before(self, turn: _Turn, elements: bytes, now_ns: int) -> int:
         """How much of `elements` has its turn before `turn`; more than there is when some is yet to be read."""
@@ -198,8 +218,10 @@ class TunnelSource:
                 _log.warning("%s: source %s: ring full, %d events refused so far", self._vm, self.name, total)
 
     def deadline_ns(self) -> int | None:
-        """When the next settled event is due."""
-        deadline = self._settler.deadline
+        """When the next settled event is due, or the ring is to be looked at without a kick."""
+        deadline, looking = self._settler.deadline, self._tunnel.resting_until_ns
+        if looking is not None and self._error is None:
+            return looking if deadline is None else min(int(deadline), looking)
         return None if deadline is None else int(deadline)
 
     def expire(self, now_ns: int) -> SettledRtcChange | None:
@@ -248,11 +270,12 @@ class TunnelSource:
         if not elements:
             return
         add = self._settler.add_link
+        stamped = self._stamped
         changes = 0
         for event_type, last_time, delta_time, stamp in ELEMENT.iter_unpack(elements):
-            stamp_ns = self._moment(stamp, now_ns) if self._stamped else now_ns
+            stamp_ns = self._moment(stamp, now_ns) if stamped else now_ns
             if event_type == 0:
-                if add(last_time, delta_time, stamp_ns):
+                if add(last_time, delta_time, stamp_ns, not stamped):
                     changes += 1
                 else:
                     self._counts["skipped"] += 1
