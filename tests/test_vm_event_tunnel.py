@@ -27,6 +27,7 @@ from harness.vm_event.events import Event
 from harness.vm_event.ring import format_page
 from harness.vm_event.source import TunnelSource
 from harness.vm_event.throttle import Throttle
+from harness.vm_event.tunnel import REST_NS
 from tests.vm_event_support import NOON, SECOND, UNHURRIED, nothing_left_open, open_descriptors
 
 
@@ -92,6 +93,51 @@ def test_nothing_that_is_done_to_a_shared_eventfd_holds_up_or_wakes_the_reader_f
         assert readable(tunnel)
         tunnel.close()
     os.close(semaphore)
+
+
+def test_kicks_without_end_and_without_elements_go_unheard_for_a_moment_and_no_element_is_lost() -> None:
+    kick = os.eventfd(0)
+    with SharedRing.create(shared=True) as ring:
+        assert ring.descriptor is not None
+        tunnel = Tunnel.attach(ring.descriptor, kick)
+        source = foreign_source(tunnel)
+        now = 10 * SECOND
+        looks = 0
+        while source.deadline_ns() is None:
+            os.eventfd_write(kick, 1)
+            assert readable(tunnel)
+            assert source.collect(now) == []
+            now += 10_000
+            looks += 1
+            assert looks < 100
+        os.eventfd_write(kick, 1)
+        assert not readable(tunnel)
+        ring.put(ELEMENT.pack(0, NOON, 5, 0))
+        os.eventfd_write(kick, 1)
+        assert not readable(tunnel)
+        assert source.deadline_ns() == now - 10_000 + REST_NS, "it will be looked at without a kick"
+        source.collect(now + REST_NS)
+        assert source.status()["raw"] == 1
+        assert source.deadline_ns() == now + REST_NS + SECOND
+        assert readable(tunnel), "heard again"
+        source.collect(now + REST_NS)
+        assert not readable(tunnel)
+        os.eventfd_write(kick, 1)
+        assert readable(tunnel)
+        source.close()
+    os.close(kick)
+
+
+def test_kicks_in_vain_now_and_then_are_heard() -> None:
+    """As those of elements that were read before their kick was told, or of one eventfd for several rings."""
+    source = foreign_source(Tunnel.create())
+    now = 10 * SECOND
+    for _ in range(200):
+        for _ in range(20):
+            source.collect(now)
+        now += 2_000_000
+    assert source.deadline_ns() is None
+    source.close()
 
 
 def test_kicks_from_before_the_attachment_are_told() -> None:

@@ -15,6 +15,14 @@ from .ring import SharedRing
 
 #: A step of the overrun counter by this much or more is one back: a writer that began anew, or that lies.
 _BACKWARDS = 1 << 31
+#: After so many looks that found nothing, each within `VAIN_WITHIN_NS` of the one before, the kicks go unheard for
+#: `REST_NS`. A writer that puts before it kicks gets nowhere near: its kicks in vain are those of elements read early.
+VAIN_LOOKS = 32
+VAIN_WITHIN_NS = 1_000_000
+REST_NS = 5_000_000
+
+
+_EDGES = select.EPOLLIN | select.EPOLLET
 
 
 class Tunnel:
@@ -23,7 +31,7 @@ class Tunnel:
     Nothing the reader does here can wait, whatever the other side does to the eventfd they share: it watches
     the eventfd for kicks (edge-triggered, through an epoll descriptor) and never reads its counter. So a
     counter that stays readable for ever wakes nobody, and clearing O_NONBLOCK or stealing the counter hangs
-    nobody.
+    nobody. Kicks without end and without elements are not listened to for 5 ms at a time (`weigh`).
     """
 
     def __init__(self, ring: SharedRing, kick: int) -> None:
@@ -39,6 +47,10 @@ class Tunnel:
         self.lock = threading.Lock()
         #: Elements put by this process, in all; guarded by `lock`.
         self.put_count = 0
+        #: Until when the kicks go unheard (monotonic): the reader is to look then. None: they are heard.
+        self.resting_until_ns: int | None = None
+        self._vain_looks = 0
+        self._vain_at_ns = 0
         self._bell = select.epoll()
         try:
             # The reader's own: to be woken by a thread of this process must not depend on what is shared.
@@ -47,7 +59,7 @@ class Tunnel:
             self._bell.close()
             raise
         for descriptor in (kick, self._wake):
-            self._bell.register(descriptor, select.EPOLLIN | select.EPOLLET)
+            self._bell.register(descriptor, _EDGES)
 
     @classmethod
     def create(cls) -> Tunnel:
@@ -110,6 +122,22 @@ class Tunnel:
     def drain(self) -> bytes:
         """All elements there are, as one copy. Raises RingError on a damaged header."""
         return self._ring.drain()
+
+    def weigh(self, found: bool, now_ns: int) -> None:
+        """To be told after each look whether it `found` elements: whoever kicks in vain for ever is not heard."""
+        if self.resting_until_ns is not None:
+            if now_ns >= self.resting_until_ns:
+                self.resting_until_ns = None
+                self._vain_looks = 0
+                self._bell.register(self._kick, _EDGES)
+        elif found or now_ns - self._vain_at_ns > VAIN_WITHIN_NS:
+            self._vain_looks = 0
+        else:
+            self._vain_looks += 1
+            if self._vain_looks == VAIN_LOOKS:
+                self.resting_until_ns = now_ns + REST_NS
+                self._bell.unregister(self._kick)
+        self._vain_at_ns = now_ns
 
     def take_overrun(self) -> int:
         """How many elements were refused since the last call. To be called after `drain`.
