@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def outcome(run: RunDir) -> int:
     """The exit code that the run deserves. Damaged records count as infrastructure: something was lost."""
-    numbers = totals(run.verdicts())
+    numbers = totals(run.verdicts(), attached=run.attached)
     if any(verdict.is_fault for verdict in numbers.verdicts):
         return EXIT_PRODUCT
     kinds = {error.kind for error in run.errors}

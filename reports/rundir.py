@@ -56,6 +56,11 @@ class RunDir:
         return plain(bench or "?")
 
     @property
+    def attached(self) -> bool:
+        """Whether the guest was another one's, and only watched: nobody planned what it did."""
+        return isinstance(self.info.get("attached"), Mapping)
+
+    @property
     def finished(self) -> bool:
         """Whether the harness came to its orderly end."""
         return bool(self.info.get("ended"))
@@ -169,8 +174,11 @@ class RunDir:
     def replay_command(self, verdict: Verdict) -> str:
         """The one command that replays the item, to be typed in the repository's root.
 
-        Without a replay file the whole guest's plans are named: longer, but still the same writes.
+        Without a replay file the whole guest's plans are named: longer, but still the same writes. What nobody
+        planned nobody can replay.
         """
+        if self.attached:
+            return "none: nobody planned it (what the guest wrote is in trace.log)"
         path = self.replay_file(verdict) or self.guest(verdict.vm) / "plans.yaml"
         return f"./lab qemu --rtc-plan {shlex.quote(str(shown_path(path)))}"
 

@@ -45,14 +45,26 @@ class Totals:
 
     @property
     def inconclusive_share(self) -> float:
-        """Share of inconclusive updates; above 1 % it is an infrastructure error (judge's rule 5)."""
-        return self.count(INCONCLUSIVE) / len(self.verdicts) if self.verdicts else 0.0
+        """Share of inconclusive updates; above 1 % it is an infrastructure error (judge's rule 5).
+
+        Those that the beginning or the end of listening cut off say nothing about the run.
+        """
+        whole = len(self.verdicts) - self.cut
+        return (self.count(INCONCLUSIVE) - self.cut) / whole if whole else 0.0
+
+    @property
+    def cut(self) -> int:
+        """How many updates were cut off by the beginning or the end of listening."""
+        return sum(v.cut for v in self.verdicts)
 
 
-def totals(verdicts: Sequence[Verdict]) -> Totals:
-    """Counts over `verdicts`. Restores and background writes count only where something is wrong."""
+def totals(verdicts: Sequence[Verdict], *, attached: bool = False) -> Totals:
+    """Counts over `verdicts`. Restores and background writes count only where something is wrong.
+
+    attached: the guest was only watched, and all that it did in the background is what the run is about.
+    """
     everything = verdicts
-    verdicts = [v for v in everything if v.role == "update" or v.verdict != PASS]
+    verdicts = [v for v in everything if attached or v.role == "update" or v.verdict != PASS]
     # neighbours that were judged together both name their events: each counts once
     events = list({(v.vm, seen.t_ns): seen for v in verdicts for seen in v.seen}.values())
     raw = [seen.event.get("raw_events") for seen in events]
@@ -88,7 +100,7 @@ def summary(
     `html_reason`: why there is no HTML report, and how to get it. Raises as `open_run` does.
     """
     run = open_run(run_dir)
-    numbers = totals(run.verdicts())
+    numbers = totals(run.verdicts(), attached=run.attached)
     lines = _head(run, numbers)
     lines += ["", *_counts(run, numbers)]
     lines += ["", *_figures(numbers), *_second_opinion(run)]
@@ -157,7 +169,9 @@ def _figures(numbers: Totals) -> list[str]:
         )
     share = numbers.inconclusive_share
     note = "   more than 1 % : an infrastructure error" if share > MOST_INCONCLUSIVE else ""
-    lines.append(f"inconclusive     {numbers.count(INCONCLUSIVE)} ({share:.1%}){note}")
+    lines.append(f"inconclusive     {numbers.count(INCONCLUSIVE) - numbers.cut} ({share:.1%}){note}")
+    if numbers.cut:
+        lines.append(f"not judged       {numbers.cut} (listening began, or was ended, in the middle of it)")
     return lines
 
 

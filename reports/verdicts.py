@@ -108,6 +108,7 @@ class Verdict:
     writes: tuple[RegisterWrite, ...]
     latency_ms: float | None
     ambiguous: bool
+    cut: bool
     decided_ns: int | None
 
     @property
@@ -148,6 +149,7 @@ def parse_verdict(raw: Mapping[str, Any] | Verdict) -> Verdict:
         writes=tuple(w for w in map(_write, _items(raw.get("writes"))) if w is not None),
         latency_ms=_float(raw.get("latency_ms")),
         ambiguous=raw.get("ambiguous") is True,
+        cut=raw.get("cut") is True,
         decided_ns=_int(raw.get("decided_ns")),
     )
 

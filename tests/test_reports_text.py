@@ -242,3 +242,17 @@ def test_an_update_of_which_nothing_is_known_is_explained_as_that(run: Synthetic
 
     assert "QEMU died" in told
     assert "nothing was written and nothing arrived" in told
+
+
+def test_a_run_that_only_watched_counts_what_nobody_planned_and_leaves_out_what_was_cut_off(run: SyntheticRun) -> None:
+    run.update("background-1", number=0, role="background")
+    run.update("background-2", number=1, role="background", verdict="product fault", faults=["missing"])
+    run.update("background-3", number=2, role="background", verdict="inconclusive", cut=True)
+    run.info["attached"] = {"socket": "/tmp/vm0.sock"}
+    run.end()
+
+    text = summary(run.path)
+
+    assert "3 updates judged" in text
+    assert "inconclusive     0 (0.0%)\nnot judged       1 (listening began, or was ended, in the middle of it)" in text
+    assert "--rtc-plan" not in text + explain(run.path, open_run(run.path).find("background-2"))

@@ -66,8 +66,11 @@ def _rejudge_guest(vm_dir: Path, settings: dict[str, int]) -> Rejudged:
 
 
 def exit_code(guests: Sequence[Rejudged]) -> int:
-    """1 for product faults, else 10 for what makes the run worth little, else 0."""
-    count = Counter(verdict.verdict for guest in guests for verdict in guest.verdicts)
+    """1 for product faults, else 10 for what makes the run worth little, else 0.
+
+    Updates that were cut off by the end of listening say nothing about the run.
+    """
+    count = Counter(verdict.verdict for guest in guests for verdict in guest.verdicts if not verdict.cut)
     if count[PRODUCT_FAULT]:
         return EXIT_PRODUCT
     if any(guest.errors for guest in guests) or count[INCONCLUSIVE] > MOST_INCONCLUSIVE * count.total():

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from harness.judge.attribution import Attribution
+from harness.judge.dm_clock import REGISTER_B, SET
 from harness.judge.docket import SPAN_SLACK_NS
 from harness.judge.evidence import Evidence
 from harness.judge.findings import Case
 from harness.judge.readings import Readings
 from harness.judge.ruling import Judgement, Ruling
+from harness.judge.updates import Update
 from harness.judge.verdict import Verdict
+
+_FAR_BACK = 256
+"""So many writes back the halt is looked for."""
 
 CERTAIN_AFTER_NS = 1_000_000_000
 """Beyond the reach of attribution, for trace lines that arrive late."""
@@ -127,7 +132,8 @@ class Background:
         ruling = self._judgement.rule(update, matches, self._readings.wanted(number), None if final else now_ns)
         if not final and ruling.waiting_until_ns is not None:
             return None
-        begin, end = update.raws[0].write_no, update.raws[-1].write_no + 1
+        mode, begin = self._how_written(update)
+        end = update.raws[-1].write_no + 1
         return Case(
             name=f"background-{number + 1}",
             vm=self._evidence.vm,
@@ -140,7 +146,20 @@ class Background:
             ],
             writes=zip(self._chronicle.writes[begin:end], self._chronicle.announced[begin:end], strict=True),
             distrust=self._evidence.doubts(update.first_ns, update.latest_ns),
+            mode=mode,
+            cut=any(self._evidence.stream.is_cut(e.first_ns, e.due_ns, e.latest_ns) for e in update.events),
         ).verdict(now_ns)
+
+    def _how_written(self, update: Update) -> tuple[str | None, int]:
+        """Whether the RTC was halted meanwhile, and the place of the first write: while it is, none announces."""
+        writes, announced = self._chronicle.writes, self._chronicle.announced
+        first = update.raws[0].write_no
+        for place in range(first - 1, max(-1, first - 1 - _FAR_BACK), -1):
+            if writes[place].register != REGISTER_B:
+                continue
+            halted = bool(writes[place].value & SET)
+            return ("halted", first if any(announced[place:first]) else place) if halted else ("running", first)
+        return None, first
 
     def _was_before_anyone_listened(self, t_ns: int) -> bool:
         """What firmware and kernel do while the guest boots is nobody's business."""
@@ -157,6 +176,7 @@ class Background:
             withheld=[event],
             strays=self._attribution.strays(event.stamp_ns, until_ns),
             distrust=self._evidence.doubts(event.stamp_ns, until_ns),
+            cut=self._evidence.stream.is_cut(event.stamp_ns, event.stamp_ns, until_ns),
         )
 
     def _stray_verdicts(self, now_ns: int, *, final: bool) -> Iterator[Verdict]:

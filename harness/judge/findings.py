@@ -36,6 +36,8 @@ class Case:
     withheld: Sequence[WithheldEvent] = ()
     writes: Iterable[tuple[Access, bool]] = ()
     distrust: list[str] = field(default_factory=list)
+    mode: str | None = None
+    cut: bool = False
 
     def verdict(self, now_ns: int) -> Verdict:
         """The verdict: what cannot be trusted is inconclusive, else a fault counts more than an excuse."""
@@ -62,7 +64,7 @@ class Case:
             vm=self.vm,
             verdict=word,
             role="background" if item is None else item.role,
-            mode=None if item is None else item.mode,
+            mode=self.mode if item is None else item.mode,
             order=None if item is None else item.order,
             diagnosis="; ".join(dict.fromkeys(sentences)),
             faults=ordered_faults(faults),
@@ -74,6 +76,7 @@ class Case:
             ),
             latency_ms=round(max(latencies), 3) if latencies else None,
             ambiguous=any(update.cuts or update.events[0].first_ns < update.first_ns for update in self.updates),
+            cut=self.cut and word == words.INCONCLUSIVE and not self.distrust,
             extras={} if item is None else item.extras,
             decided_ns=now_ns,
         )

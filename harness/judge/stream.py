@@ -14,6 +14,8 @@ DEATH_NOTICE_NS = 1_000_000_000
 """Within this time after the stream closed a death of the device model must have become known."""
 WAKE_NS = 20_000_000
 """After a stall the listener may need this long to note what waited for it."""
+ASKED_FOR = frozenset({"destroyed", "terminated", "console-closed", "guest-shutdown", "host-qmp-quit", "host-signal"})
+"""Ends of a device model that are nobody's fault, by the reasons in its trace."""
 UNREAD = "a line of events.jsonl that cannot be read may have been the event"
 
 
@@ -158,6 +160,17 @@ class Stream:
         if heard_ns < event.latest_ns - event.due_ns:
             return "this machine stood still while the event was due"
         return None
+
+    def is_cut(self, first_ns: int, due_ns: int, latest_ns: int) -> bool:
+        """Whether listening began too late for what is due then, or was ended too early, and that on purpose."""
+        spans = self.journal.open_spans
+        if not spans or due_ns - self._timing.early_ns < spans[0][0]:
+            return bool(spans)
+        end_ns = spans[-1][1]
+        if end_ns is None or end_ns > latest_ns:
+            return False
+        death = self._died(first_ns, latest_ns)
+        return self.journal.ended_ns == end_ns or (death is not None and death.reason in ASKED_FOR)
 
     def attested_ns(self, now_ns: int) -> int:
         """Until when silence is known to have been silence, at now_ns."""

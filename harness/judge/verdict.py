@@ -57,6 +57,9 @@ class Verdict:
     writes: tuple[tuple[int, int, int, bool], ...] = ()
     latency_ms: float | None = None
     ambiguous: bool = False
+    cut: bool = False
+    """Inconclusive for no other reason than that listening began, or was ended on purpose, in the middle of it."""
+
     extras: Mapping[str, Any] = field(default_factory=dict)
     revision: int = 1
     decided_ns: int = 0
@@ -66,7 +69,7 @@ class Verdict:
         return self == replace(other, revision=self.revision, decided_ns=self.decided_ns)
 
     def as_json(self) -> dict[str, object]:
-        """The line of verdicts.jsonl; `ambiguous` and the item's own extra fields stand where they apply."""
+        """The line of verdicts.jsonl; `ambiguous`, `cut` and the item's own extra fields stand where they apply."""
         line: dict[str, object] = {
             "item": self.item,
             "revision": self.revision,
@@ -84,8 +87,7 @@ class Verdict:
             "latency_ms": self.latency_ms,
             "decided_ns": self.decided_ns,
         }
-        if self.ambiguous:
-            line["ambiguous"] = True
+        line.update({name: True for name in ("ambiguous", "cut") if getattr(self, name)})
         return {**self.extras, **line}
 
 
