@@ -1,8 +1,8 @@
 """A program that knows the ring's layout and keeps to none of its rules; it shares rings with a running service.
 
-`python -m tests.ring_attacker SEED RING_FD:KICK_FD[:harmless] …`: for each line on stdin, a number of attacks, it
-makes that many in random order on each ring and prints how many it has made. `harmless` rings are spared what a reader
-must refuse. It ends with stdin.
+`python -m tests.ring_attacker SEED RING_FD:KICK_FD[:harmless] …`: for each line `attack N` on stdin it makes so many
+attacks in random order on each ring, for `kick N` it only kicks, and prints how often in all. `harmless` rings are
+spared what a reader must refuse. It ends with stdin.
 """
 
 from __future__ import annotations
@@ -210,9 +210,14 @@ def main() -> None:
         attackers.append(Attacker(int(ring), int(kick), chance, harmless=bool(harmless)))
     made = 0
     for line in sys.stdin:
+        word, number = line.split()
         for attacker in attackers:
-            attacker.attack(int(line))
-            made += int(line)
+            if word == "attack":
+                attacker.attack(int(number))
+            else:
+                for _ in range(int(number)):
+                    attacker.kick()
+            made += int(number)
         print(made, flush=True)
 
 

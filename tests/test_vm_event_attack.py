@@ -47,10 +47,10 @@ class Attacked:
             bufsize=1,
         )
 
-    def begin(self, attacks: int) -> None:
-        """Have each ring attacked so many times from now on."""
+    def begin(self, attacks: int, word: str = "attack") -> None:
+        """Have each ring attacked so many times from now on, or only kicked."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{attacks}\n")
+        self._process.stdin.write(f"{word} {attacks}\n")
 
     def end(self) -> int:
         """Wait until the attacks asked for were made; how many there were in all."""
@@ -139,24 +139,40 @@ def test_attacked_rings_are_given_up_or_read_on_and_the_good_tunnel_loses_nothin
         assert sources[name]["raw"] > 0 and sources[name]["skipped"] > 0
 
 
-def test_a_ring_that_was_given_up_costs_nothing_any_more() -> None:
-    """Kicks go on for ever; nobody looks."""
-    with (
-        attacked(harmless=1, others=0, seed=3) as attack,
-        VmEventService("vm0", window=WINDOW) as service,
-    ):
+@contextmanager
+def one_attacked() -> Iterator[tuple[Attacked, VmEventService, int, int, int]]:
+    """The attack, the service, its thread, and the ring with its kick."""
+    with attacked(harmless=1, others=0, seed=3) as attack, VmEventService("vm0", window=WINDOW) as service:
         ((name, (ring, kick)),) = attack.rings.items()
         service.add_ring(name, ring, kick)
         service.start()
         (thread,) = [thread.native_id for thread in threading.enumerate() if thread.name == "vm_event-vm0"]
         assert thread is not None
+        yield attack, service, thread, ring, kick
+
+
+def test_a_ring_that_was_given_up_costs_nothing_any_more() -> None:
+    """Kicks go on for ever; nobody looks."""
+    with one_attacked() as (attack, service, thread, ring, kick):
         os.pwrite(ring, b"\0" * 8, 0)
         os.eventfd_write(kick, 1)
-        eventually(lambda: service.status()["sources"][name]["error"], "the damage to be noticed")
+        eventually(lambda: service.status()["sources"]["spared0"]["error"], "the damage to be noticed")
         before = processor_time(thread)
-        attack.begin(2000)
+        attack.begin(100_000, "kick")
         attack.end()
-        assert processor_time(thread) - before < 20_000_000
+        assert processor_time(thread) - before < 2_000_000
+
+
+def test_kicks_without_end_cost_a_small_part_of_the_time_they_take() -> None:
+    with one_attacked() as (attack, service, thread, _, _):
+        attack.begin(1, "kick")
+        attack.end()
+        before, began = processor_time(thread), time.monotonic_ns()
+        attack.begin(500_000, "kick")
+        attack.end()
+        taken = time.monotonic_ns() - began
+        assert processor_time(thread) - before < taken // 4
+        assert service.status()["sources"]["spared0"]["error"] is None
 
 
 def processor_time(thread: int) -> int:

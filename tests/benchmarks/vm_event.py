@@ -124,10 +124,10 @@ class Handler(RtcChangeSettler):
         super().__init__(1.0, per_second=10**9)
         self._after_ns = after_ns
 
-    def add_link(self, last_time: int, delta_time: int, now: float) -> bool:
+    def add_link(self, last_time: int, delta_time: int, now: float, may_have_waited: bool = False) -> bool:
         """Note, then do as ever."""
         self._after_ns.append(time.monotonic_ns() - int(now))
-        return super().add_link(last_time, delta_time, now)
+        return super().add_link(last_time, delta_time, now, may_have_waited)
 
 
 class HandledSource(TunnelSource):
