@@ -34,9 +34,12 @@ def hypervisor(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "hypervisor.sock"
 
 
-def to_new_year(machine: Driven, before: int = BASE) -> SettledRtcChange:
-    """The event that an update to NEW_YEAR_2030 has to give; `before`: the RTC at its first write, without ticks."""
-    stamps = [stamp for stamp, _ in machine.accesses("rtc")[-len(TO_NEW_YEAR) :]]
+def to_new_year(machine: Driven, before: int = BASE, *, writes_before: int = 0) -> SettledRtcChange:
+    """The event that an update to NEW_YEAR_2030 had to give, now that it has been given.
+
+    before: what the RTC showed at its first write, without ticks. writes_before: in the trace, before the update.
+    """
+    stamps = [stamp for stamp, _ in machine.accesses("rtc")[writes_before : writes_before + len(TO_NEW_YEAR)]]
     first, last = machine.ticks(stamps[0]), machine.ticks(stamps[-1])
     return SettledRtcChange(
         last_time=before + first,
@@ -61,10 +64,8 @@ def test_an_update_gives_one_settled_event_of_the_hypervisors(tmp_path: Path, hy
 
 def test_the_set_bit_makes_no_difference(tmp_path: Path, hypervisor: Path) -> None:
     with driven(tmp_path / "vm0", hypervisor=hypervisor) as machine:
-        machine.write((0x0B, 0x82), *TO_NEW_YEAR)
-        expected = to_new_year(machine)
-        machine.write((0x0B, 0x02))
-        assert machine.next_event() == expected
+        machine.write((0x0B, 0x82), *TO_NEW_YEAR, (0x0B, 0x02))
+        assert machine.next_event() == to_new_year(machine, writes_before=1)
     assert machine.heard.empty()
 
 
@@ -144,6 +145,7 @@ def test_a_full_reset_takes_the_pending_update_exactly_and_leaves_clock_and_inde
         machine.out(0x71, 0x20)
         event = machine.next_event()
         before, after = machine.accesses("rtc")[-2:]
+        assert machine.model._service.status()["sources"]["hv"]["stale"] == 0, "all was on the ring before the restart"
     # then the only event is that of the new life, and the clock had gone on where the old one left it
     ticks = machine.ticks(after[0]) - machine.ticks(before[0])
     assert (event.last_time, event.new_time) == (NEW_YEAR_2030 + 600 + ticks, NEW_YEAR_2030 + 1200)
@@ -190,6 +192,14 @@ def test_a_hypervisor_that_is_killed_is_told_by_name_and_ends_its_guests(tmp_pat
         record = record_of(victim, tmp_path)
     assert (record.fault, record.reason) == ("infrastructure", "hypervisor-lost")
     assert record.problem.startswith("vm0: the hypervisor is lost")
+
+
+def test_a_hypervisor_that_is_killed_is_told_although_the_guest_does_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "hypervisor.sock"
+    with hypervisor_process(path) as process, driven(tmp_path / "vm0", hypervisor=path) as machine:
+        process.kill()
+        record = machine.await_end()
+    assert (record.fault, record.reason) == ("infrastructure", "hypervisor-lost")
 
 
 def test_a_hypervisor_that_hangs_is_told_by_name_as_soon_as_there_is_a_write(tmp_path: Path) -> None:

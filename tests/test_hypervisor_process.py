@@ -81,6 +81,30 @@ def test_a_message_wakes_it_once_and_nothing_else_does(tmp_path: Path) -> None:
         assert switches(process.pid) - before <= 200
 
 
+def test_all_that_a_vm_said_before_it_died_counts_for_the_one_that_is_waiting_for_its_slot(tmp_path: Path) -> None:
+    path = tmp_path / "hypervisor.sock"
+    with hypervisor_process(path) as process:
+        former = Machine(path)
+        former.vm.sync()
+        # given a hypervisor that has not had the time to listen to a VM that died, nor to the next one of its name
+        process.send_signal(signal.SIGSTOP)
+        for number in range(20):
+            former.vm.write(former.now, MINUTE, number)
+            former.vm._written = False  # as if it were killed before it could wait for the answer
+            former.vm.send()
+        former.close()
+        successor: list[Machine] = []
+        waiting = threading.Thread(target=lambda: successor.append(Machine(path)))
+        waiting.start()
+        # when it goes on
+        process.send_signal(signal.SIGCONT)
+        waiting.join(PATIENCE)
+        # then the next one begins where the former one had come to
+        (machine,) = successor
+        with machine:
+            assert machine.vm.offset == 13 * 60, "0x13 is 13 in BCD, as the registers are"
+
+
 def test_when_descriptors_run_out_others_wait_until_a_vm_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "hypervisor.sock"
     with hypervisor_process(path) as process, Machine(path, "first") as first:
