@@ -40,19 +40,24 @@ def true_cause(
     record = next(filter(None, map(parse_exit_record, reversed(process.last_lines))), None)
     silent = f"the device model of {vm} ended with status {status} and said not why"
     if not end_is_told(folder):
-        _leave_record(folder / "exit.json", record or ExitRecord("infrastructure", "device-model-died", silent))
+        leave_record(folder / "exit.json", record or ExitRecord("infrastructure", "device-model-died", silent))
     if hypervisor is not None and record is not None and record.reason == HYPERVISOR_LOST:
         lost = hypervisor.failure_within(EXIT_GRACE)
         if lost is not None:
             return lost
     if record is None:
         return InfrastructureError(silent, last_lines=process.last_lines, log=log_file)
+    return error_of(record, vm, log_file, problem)
+
+
+def error_of(record: ExitRecord, vm: str, log_file: Path | None, problem: BenchError | None = None) -> BenchError:
+    """The error that a device model's exit record tells of; problem: how it was met."""
     family = ConfigurationError if record.fault == "configuration" else InfrastructureError
     return family(
         f"guest {vm}: {record.problem} ({record.reason})",
-        awaited=problem.awaited,
-        waited=problem.waited,
-        last_lines=[*record.stderr[-5:], *record.console[-8:]] or problem.last_lines,
+        awaited=None if problem is None else problem.awaited,
+        waited=None if problem is None else problem.waited,
+        last_lines=[*record.stderr[-5:], *record.console[-8:]] or ([] if problem is None else problem.last_lines),
         log=log_file,
     )
 
@@ -65,7 +70,7 @@ def end_is_told(folder: Path) -> bool:
         return False
 
 
-def _leave_record(path: Path, record: ExitRecord) -> None:
+def leave_record(path: Path, record: ExitRecord) -> None:
     """The judge has to know that the stream's end is nobody's fault."""
     ended_ns = record.ended_ns or time.monotonic_ns()
     try:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from harness.deadline import Deadline
 from harness.engine.cause import end_is_told, true_cause
 from harness.engine.hypervisor import Hypervisor
+from harness.engine.judging import Judging
 from harness.engine.read_back import ReadBacks
 from harness.engine.rundir import RunDirectory, append_line
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
@@ -23,7 +24,7 @@ from harness.guests.base import Guest
 from harness.guests.linux import LinuxGuest
 from harness.guests.steps import AgentReport, Pause, Read, Step, Write
 from harness.hosts.base import Host, HostProcess
-from harness.judge.guest import GuestJudge, ItemView
+from harness.judge.guest import ItemView
 from harness.judge.verdict import Verdict
 from harness.listener import EventListener, ListenerProcess
 from harness.plan import Access, Plan, SetClock
@@ -131,12 +132,11 @@ class Lane:
         self._stopping = threading.Event()
         self._ripe: dict[str, int] = {}
         self._decided: set[str] = set()
-        self._troubles = 0
         self._process: HostProcess | None = None
         self._listener: EventListener | None = None
         self._guest: Guest | None = None
-        self._judge = GuestJudge(
-            parts.folder, window_ns=parts.window_ns, estimate_tolerance=parts.estimate_tolerance
+        self._judge = Judging(
+            rundir, parts.folder, window_ns=parts.window_ns, estimate_tolerance=parts.estimate_tolerance
         )
         self._read_backs = ReadBacks(parts.folder, on_hv=parts.hypervisor is not None)
         self._thread = threading.Thread(target=self._run, name=f"lane-{parts.name}", daemon=True)
@@ -336,15 +336,9 @@ class Lane:
     def _decide(self, *, final: bool = False) -> None:
         """Have the judge look at what is new; verdicts go to disk, then to the desk."""
         now = time.monotonic_ns()
-        self._judge.refresh()
-        verdicts = self._judge.decide(now, final=final)
-        for trouble in self._judge.errors[self._troubles :]:
-            self._rundir.add_error("infrastructure", self.name, str(trouble))
-        self._troubles = len(self._judge.errors)
-        for verdict in verdicts:
+        for verdict in self._judge.decide(now, final=final):
             self._decided.add(verdict.item)
             self._ripe.pop(verdict.item, None)
-            append_line(self.parts.folder / "verdicts.jsonl", verdict.as_json())
             self._desk.decided(self, verdict)
         self._desk.final_up_to(self, now)
 
