@@ -100,9 +100,12 @@ class Attacker:
             pass
 
     def block(self) -> None:
-        """As `steal`, and whoever reads the shared eventfd just then waits for ever."""
+        """As `steal`, while the shared eventfd blocks: whoever reads it behind the thief waits for ever."""
         self.steal()
         os.set_blocking(self._kick, True)
+        for _ in range(20):
+            os.eventfd_write(self._kick, 1)
+            os.eventfd_read(self._kick)
         os.set_blocking(self._kick, False)
 
     def miscount(self) -> None:
