@@ -33,6 +33,9 @@ from harness.yamlfile import load_yaml_model
 VERSION = 1
 DEFAULT_BENCH = Path(__file__).resolve().parent.parent / "fixtures" / "benches" / "qemu.yaml"
 
+DEFAULT_MEMORY = {"linux": 96, "bare": 8}
+"""MiB, by the guest's system."""
+
 HV_LAST_YEAR = 2037
 """The hypervisor's vRTC counts in 32 bits."""
 
@@ -156,9 +159,9 @@ class GuestSpec(_Part):
     ]
     machine: Annotated[Literal["pc", "q35"], Field(description="QEMU's machine: pc or q35")] = "pc"
     memory: Annotated[
-        int,
-        Field(ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576 (Debian's kernel: 96)"),
-    ] = 96
+        int | None,
+        Field(ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576, or null (linux 96, bare 8)"),
+    ] = None
     cpu: Annotated[
         str | None,
         Field(pattern=r"^[!-~]{1,500}$", description="QEMU's -cpu, such as 'max' or 'host,-x2apic', or null"),
@@ -206,6 +209,11 @@ class GuestSpec(_Part):
         if self.system == "bare" and foreign:
             raise ValueError(f"has {' and '.join(foreign)}, which a bare guest cannot have")
         return self
+
+    @property
+    def mebibytes(self) -> int:
+        """The guest's memory."""
+        return DEFAULT_MEMORY[self.system] if self.memory is None else self.memory
 
 
 class Bench(_Part):
@@ -257,11 +265,14 @@ class Bench(_Part):
         return guests
 
     def kind_for(self, machine: str | None, vrtc: str | None, system: str | None = None) -> GuestSpec | None:
-        """The first kind of guest with this machine, vRTC and system (None: any); None where there is none."""
-        for guest in self.guests:
-            has = (guest.machine, guest.vrtc, guest.system)
-            if all(wanted in {None, given} for wanted, given in zip((machine, vrtc, system), has, strict=True)):
-                return guest
+        """The first kind of guest with this machine, vRTC and system (None: any); None where there is none.
+
+        Where any system will do a bare guest goes first: it is there at once and takes next to nothing.
+        """
+        for running in ("bare", "linux") if system is None else (system,):
+            for guest in self.guests:
+                if machine in {None, guest.machine} and vrtc in {None, guest.vrtc} and guest.system == running:
+                    return guest
         return None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.plans import rtc_replay
-from fixtures.types import Plan, Update, Vrtc
+from fixtures.types import Plan, System, Update, Vrtc
 
 pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 
@@ -14,6 +14,12 @@ pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 def vrtc(plan: Plan) -> Vrtc | None:
     """Each saved plan says which vRTC it is for; one that does not will do with any."""
     return plan.vrtc
+
+
+@pytest.fixture
+def guest(plan: Plan) -> System | None:
+    """And which system."""
+    return plan.system
 
 
 @rtc_replay

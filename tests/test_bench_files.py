@@ -42,10 +42,11 @@ def test_the_bench_that_comes_with_the_project_is_good() -> None:
 @pytest.mark.parametrize(
     ("machine", "vrtc", "system", "kind"),
     [
-        (None, None, None, "pc"),
+        (None, None, None, "bare"),
         ("q35", None, None, "q35"),
-        (None, "hv", None, "pc-hv"),
-        ("pc", "dm", None, "pc"),
+        (None, "hv", None, "bare-hv"),
+        ("pc", "dm", None, "bare"),
+        (None, None, "linux", "pc"),
         ("q35", "hv", None, None),
         (None, "dm", "bare", "bare"),
         (None, "hv", "bare", "bare-hv"),
@@ -58,6 +59,13 @@ def test_a_plan_gets_the_first_kind_that_has_what_it_needs(
     found = load_bench(DEFAULT_BENCH).kind_for(machine, vrtc, system)
 
     assert (found and found.name) == kind
+
+
+def test_a_guest_has_the_memory_that_its_system_needs_unless_told_otherwise(tmp_path: Path) -> None:
+    guests = "[{name: a}, {name: b, system: bare}, {name: c, system: bare, memory: 64}]"
+    text = SMALLEST.replace("[{name: vm0}]", guests)
+
+    assert [guest.mebibytes for guest in load_bench(write(tmp_path / "b.yaml", text)).guests] == [96, 8, 64]
 
 
 def test_what_the_default_bench_shows_as_defaults_are_the_defaults(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.chain import bench_text, running
 pytestmark = pytest.mark.qemu
 
 LENGTH = {"boot": "running and dm", "update": "running", "linger": "running-0001 and not pauses"}
-ONE = ("--rtc-updates", "1", "--rtc-guests", "1", "-k", "dm-running-0001")
+ONE = ("--rtc-updates", "1", "--rtc-guests", "1", "-k", "dm and running-0001")
 
 
 def test_a_wrong_bench_file_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_qemu_killed_in_mid_update_costs_only_that_guests_updates_and_is_told_wi
     tmp_path: Path,
 ) -> None:
     # given a guest in the middle of an update with pauses
-    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "with_pauses and dm")
+    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "with_pauses and dm and bare")
     with running(tmp_path, *options) as run:
         run.until(lambda: any(r["item"] != "rtc-set-right" for r in run.records("verdicts.jsonl")), "first verdict")
         (qemu,) = run.qemus()
@@ -115,13 +115,13 @@ def test_qemu_killed_in_mid_update_costs_only_that_guests_updates_and_is_told_wi
     assert all(record["verdict"] in {"pass", "inconclusive"} for record in verdicts.values())
     assert in_flight and min(record["decided_ns"] for record in in_flight) - killed < 1_000_000_000
     (error,) = run.information()["errors"]
-    assert error["class"] == "infrastructure" and error["vm"] == "pc-1"
+    assert error["class"] == "infrastructure" and error["vm"] == "bare-1"
     run.assert_nothing_left()
 
 
 def test_a_killed_hypervisor_process_is_told_by_name_once_and_is_no_fault_of_the_product(tmp_path: Path) -> None:
     # given a guest with the hypervisor's vRTC in the middle of an update with pauses
-    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "hv and with_pauses")
+    options = ("--rtc-updates", "20", "--rtc-guests", "1", "-k", "hv and with_pauses and bare")
     with running(tmp_path, *options) as run:
         run.until(lambda: any("hv-" in record["item"] for record in run.records("verdicts.jsonl")), "first verdict")
         (found,) = [pid for pid in run.descendants() if "harness.hypervisor" in _command_of(pid)]
@@ -201,7 +201,7 @@ def test_a_second_event_that_comes_after_the_test_has_passed_still_fails_the_run
             else:
                 client.sendall(data)
 
-    nine = ("--rtc-updates", "9", "--rtc-guests", "1", "-k", "random_order and running and dm")
+    nine = ("--rtc-updates", "9", "--rtc-guests", "1", "-k", "random_order and running and dm and bare")
     with go_between(tmp_path, repeat) as sockets, running(tmp_path, *nine, *sockets) as run:
         assert run.wait() == 1, run.said
     verdicts = {record["item"]: record for record in run.records("verdicts.jsonl")}

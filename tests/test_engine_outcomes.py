@@ -115,14 +115,14 @@ def test_a_lane_that_dies_leaves_its_untaken_work_to_the_others_of_its_kind(
         assert dead.wait(PATIENCE)
         lane.pass_all()
 
-    scripted.update({"pc-1": die, "pc-2": carry_on})
+    scripted.update({"bare-1": die, "bare-2": carry_on})
     with engine_on(tmp_path, 2, plans(4)) as engine:
         lost = final(engine, "p1")
         dead.set()
         rest = [final(engine, f"p{n}") for n in (2, 3, 4)]
     # then only the update that it was at is lost, with the cause
-    assert lost.vm == "pc-1" and lost.verdict is None and "its QEMU was killed" in str(lost.error)
-    assert [(o.vm, o.error) for o in rest] == [("pc-2", None)] * 3
+    assert lost.vm == "bare-1" and lost.verdict is None and "its QEMU was killed" in str(lost.error)
+    assert [(o.vm, o.error) for o in rest] == [("bare-2", None)] * 3
     assert all(o.verdict is not None and o.verdict.verdict == PASS for o in rest)
     assert [str(error) for error in engine.errors] == [str(lost.error)]
 
@@ -139,7 +139,7 @@ def test_when_all_lanes_are_dead_every_outcome_has_the_true_cause(scripted: dict
         lane.take()
         return InfrastructureError("the second cause")
 
-    scripted.update({"pc-1": die, "pc-2": die_later})
+    scripted.update({"bare-1": die, "bare-2": die_later})
     with engine_on(tmp_path, 2, plans(4)) as engine:
         causes = [str(final(engine, "p1").error)]
         first_dead.set()
@@ -166,8 +166,8 @@ def test_a_hypervisor_process_that_dies_is_told_at_once_and_once_for_all_its_gue
             os.kill(hypervisor._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         return hypervisor.failure_within(PATIENCE)
 
-    scripted.update({"pc-hv-1": live_and_die_with_it, "pc-hv-2": live_and_die_with_it})
-    scripted["pc-1"] = ScriptedLane.pass_all
+    scripted.update({"bare-hv-1": live_and_die_with_it, "bare-hv-2": live_and_die_with_it})
+    scripted["bare-1"] = ScriptedLane.pass_all
     with engine_on(tmp_path, 3, work) as engine:
         lost = [final(engine, name) for name in ("p1", "p2")]
         fine = final(engine, "other")
@@ -181,7 +181,7 @@ def test_a_hypervisor_process_that_dies_is_told_at_once_and_once_for_all_its_gue
 
 
 def test_without_a_guest_that_needs_it_there_is_no_hypervisor_process(scripted: dict[str, Any], tmp_path: Path) -> None:
-    scripted["pc-1"] = ScriptedLane.pass_all
+    scripted["bare-1"] = ScriptedLane.pass_all
     with engine_on(tmp_path, 1, plans(1)) as engine:
         final(engine, "p1")
     assert not (tmp_path / "run" / "hypervisor.log").exists()
@@ -195,7 +195,7 @@ def test_a_guest_of_another_kind_does_not_take_over(scripted: dict[str, Any], tm
         assert dead.wait(PATIENCE)
         lane.pass_all()
 
-    scripted.update({"pc-1": lambda lane: InfrastructureError("never booted"), "q35-1": carry_on})
+    scripted.update({"bare-1": lambda lane: InfrastructureError("never booted"), "q35-1": carry_on})
     with engine_on(tmp_path, 2, work) as engine:
         lost = [final(engine, f"p{n}") for n in (1, 2)]
         dead.set()
@@ -217,7 +217,7 @@ def test_an_inconclusive_update_is_repeated_under_a_name_of_its_own_and_counted(
         lane.pass_all()
         items.extend(lane.items)
 
-    scripted["pc-1"] = stumble
+    scripted["bare-1"] = stumble
     with engine_on(tmp_path, 1, plans(3)) as engine:
         outcomes = [final(engine, f"p{n}") for n in (1, 2, 3)]
         assert engine.finished(PATIENCE)
@@ -238,7 +238,7 @@ def test_an_update_that_is_inconclusive_every_time_is_given_up_as_infrastructure
             lane.say(task.item, INCONCLUSIVE)
         items.extend(lane.items)
 
-    scripted["pc-1"] = never
+    scripted["bare-1"] = never
     with engine_on(tmp_path, 1, plans(1)) as engine:
         outcome = final(engine, "p1")
     assert items == ["p1", "p1~2", "p1~3"]
@@ -253,7 +253,7 @@ def test_a_pass_that_a_later_verdict_revises_is_a_fault_with_a_replay_of_it_and_
         lane.pass_all()
         lane.say("p2", PRODUCT_FAULT, revision=2)
 
-    scripted["pc-1"] = revise
+    scripted["bare-1"] = revise
     with engine_on(tmp_path, 1, plans(3)) as engine:
         outcome = final(engine, "p2")
         assert final(engine, "p1").replay is None

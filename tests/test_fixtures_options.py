@@ -120,8 +120,8 @@ def test_what_is_on_demand_runs_only_when_it_is_named(tmp_path: Path) -> None:
 def test_every_backend_has_scenarios(mark: str, tmp_path: Path) -> None:
     done = pytest_on(tmp_path, "scenarios", "--collect-only", "-q", "-m", mark)
     assert done.returncode == 0, done.stdout
-    assert "test_random_order[dm-running-0001]" in done.stdout
-    assert "test_random_order[hv-running-0001]" in done.stdout
+    assert "test_random_order[dm-bare-running-0001]" in done.stdout
+    assert "test_random_order[hv-bare-running-0001]" in done.stdout
 
 
 def test_no_scenario_is_without_a_backend(tmp_path: Path) -> None:
@@ -169,6 +169,50 @@ def test_an_override_that_tells_the_vrtc_too_late_is_refused_with_what_is_wanted
     done = pytest_on(tmp_path, *scenario(tmp_path, IMPORTS + override + USES_VRTC))
     assert "the fixture `vrtc` must have `params`, of dm, hv" in done.stdout + done.stderr
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
+
+
+# -- what runs in the guest, another one ------------------------------------------------------------------------
+
+
+def test_each_plan_is_an_item_on_one_system_and_a_quarter_of_them_on_linux(tmp_path: Path) -> None:
+    options = ("scenarios/test_random_orders.py", "--collect-only", "-q", "--rtc-updates", "20", "-k", "dm")
+    everything = collected(pytest_on(tmp_path, *options))
+    linux = {name for name in everything if "-linux-" in name}
+    assert len(everything) == 40 and len(linux) == 10
+    assert {name.partition("linux-")[2][:6] for name in linux} == {"runnin", "halted"}
+    assert collected(pytest_on(tmp_path, *options[:-1], "dm and linux")) == linux
+
+
+def test_on_a_bench_with_one_system_every_plan_is_for_that(tmp_path: Path) -> None:
+    (tmp_path / "bench.yaml").write_text(bench_text(), encoding="utf-8")
+    options = ("scenarios/test_windows.py", "--collect-only", "-q", "-k", "dm", "--bench", str(tmp_path / "bench.yaml"))
+    names = collected(pytest_on(tmp_path, *options))
+    assert names and all("[dm-linux-" in name for name in names)
+
+
+GUEST = """
+@pytest.mark.parametrize("guest", ["{guest}"], indirect=True)
+@pytest.mark.qemu
+@rtc_plans(plan_sets.{plans})
+def test_there(plan, vrtc, guest):
+    assert plan.system == guest == "{guest}"
+"""
+
+
+def test_a_scenario_can_override_the_system(tmp_path: Path) -> None:
+    text = IMPORTS + GUEST.format(guest="linux", plans="silent_registers")
+    done = pytest_on(tmp_path, *scenario(tmp_path, text))
+    assert "4 passed" in done.stdout and done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_plan_that_takes_an_operating_system_is_refused_elsewhere(tmp_path: Path) -> None:
+    text = IMPORTS + GUEST.format(guest="bare", plans="hwclock('pc')")
+    done = pytest_on(tmp_path, *scenario(tmp_path, text))
+    assert "hwclock-pc-1 is for guest linux" in done.stdout + done.stderr
+    assert done.returncode != 0
+
+
+# -- what the bench has not -----------------------------------------------------------------------------------
 
 
 def test_what_the_bench_has_no_guest_for_is_skipped_with_the_reason(tmp_path: Path) -> None:
@@ -261,7 +305,7 @@ def test_the_seed_stands_in_the_header_and_in_the_record_of_the_run(runs: Runs) 
 
 @pytest.mark.qemu
 def test_the_same_seed_has_a_guest_do_exactly_the_same(runs: Runs) -> None:
-    first, second = (run.directory / "pc-1" / "plans.yaml" for run in (runs.seeded, runs.again))
+    first, second = (run.directory / "bare-1" / "plans.yaml" for run in (runs.seeded, runs.again))
     assert first.read_text(encoding="utf-8") == second.read_text(encoding="utf-8")
     written = [
         [(line["item"], [write[:2] for write in line["writes"]]) for line in run.records("agent.jsonl")[:-1]]
@@ -282,9 +326,9 @@ def test_a_replay_does_what_the_file_says_in_its_order_and_nothing_else(runs: Ru
     assert [line["item"] for line in lines if line["role"] == "update"] == list(REPLAYED)
     years = [dict(map(tuple, (write[:2] for write in line["writes"])))[9] for line in lines[:3]]
     assert years == [0x21, 0x31, 0x41]
-    done = (runs.replay.directory / "pc-1" / "plans.yaml").read_text(encoding="utf-8").partition("plans:")[2]
+    done = (runs.replay.directory / "bare-1" / "plans.yaml").read_text(encoding="utf-8").partition("plans:")[2]
     assert done == runs.saved.read_text(encoding="utf-8").partition("plans:")[2]
-    assert [guest.name for guest in runs.replay.guests()] == ["pc-1"]
+    assert [guest.name for guest in runs.replay.guests()] == ["bare-1"]
 
 
 @pytest.mark.qemu

@@ -85,7 +85,7 @@ class GuestFactory:
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
             details={
-                "machine": spec.machine, "vrtc": spec.vrtc, "system": spec.system, "memory": spec.memory,
+                "machine": spec.machine, "vrtc": spec.vrtc, "system": spec.system, "memory": spec.mebibytes,
                 "kernel": self._images[spec.name].versions["kernel"], "event_socket": str(events),
             },
             hypervisor=on_hv,
@@ -103,7 +103,7 @@ class GuestFactory:
         command = [
             *("/usr/bin/env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "harness.devicemodel"),
             *("--cmd_monitor", str(service), "--window", str(bench.service.window)),
-            *("--machine", spec.machine, "--memory", str(spec.memory)),
+            *("--machine", spec.machine, "--memory", str(spec.mebibytes)),
             *("--qemu", self._qemu, "--accelerator", bench.qemu.accelerator),
             *("--rtc", bench.rtc.base.isoformat(), "--kernel", str(image.kernel)),
             *("--append", image.command_line(nonce)),
