@@ -50,6 +50,7 @@ class Driven:
                 hypervisor=hypervisor,
                 window=window,
                 trace_log=folder / "trace.log",
+                rtc_change_log=folder / "rtc-change.jsonl",
                 stdin=None,
             )
         )

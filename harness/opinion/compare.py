@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.opinion import grain
 from harness.opinion.case import Before, Case, Standing
 from harness.opinion.grain import Lag
-from harness.opinion.moves import DAY_OF_WEEK, SECOND_NS, Move, RtcTrace, read_trace
+from harness.opinion.moves import CLOCK_STEP, DAY_OF_WEEK, SECOND_NS, UNREADABLE, Move, RtcTrace, read_trace
 from harness.opinion.opinions import CONSISTENT, INCONSISTENT, NO_OPINION, Opinion, Said
 from harness.opinion.read_back import said_by_reads
 from harness.opinion.records import (
@@ -30,11 +30,9 @@ AMBIGUOUS_NS = 50_000_000
 THROTTLE_NS = 1_500_000_000
 """QEMU holds an RTC_CHANGE back for up to a second; the rest is for the way."""
 CLOCK_STEP_NS = 3 * SECOND_NS
-RESTORED = "the first after a restore: QEMU's clock is taken from it"
-LAG_SPAN_S = 6
-"""How many seconds around a known time are looked at for a carry."""
+RESTORED = "the first: QEMU's reference clock is taken from it"
 REFERENCE_S = 1
-"""What QEMU's offset counts from is known to a second."""
+"""What QEMU's offset counts from is known to a second either way."""
 LAST_TIME = 9_214_646_400
 """2262-01-01: QEMU's RTC counts nanoseconds in 64 bits, and they end there."""
 
@@ -89,10 +87,10 @@ class _Comparison:
             self._written = [move.stamp_ns for move in trace.moves if move.register != DAY_OF_WEEK]
         self._of_move = _attributed(trace.moves, changes.changes if changes else ())
         self._done = -1
-        self._origin = None if trace.restored else trace.rtc_time
+        self._reference = _reference(trace)
         self._before: Before | None = None
-        if trace.runs and not trace.restored:
-            lag = grain.at_start(trace.runs[0][0] - trace.started_ns)
+        if trace.ran_ns is not None and not trace.restored:
+            lag = grain.at_start(trace.ran_ns - trace.started_ns)
             self._before = Before(lag, 0, trace.rtc_time, trace.started_ns)
 
     def take(self, event: Settled) -> None:
@@ -195,7 +193,8 @@ class _Comparison:
             return "the service says that it lost some"
         if self._changes is None:
             return "RTC_CHANGE was not recorded"
-        near = [what for at, what in self._trace.breaks if abs(at - stamp) < CLOCK_STEP_NS]
+        doubts = (CLOCK_STEP, UNREADABLE)
+        near = [what for at, what in self._trace.breaks if what in doubts and abs(at - stamp) < CLOCK_STEP_NS]
         if near:
             return near[0]
         if case.change is None:
@@ -208,12 +207,12 @@ class _Comparison:
     def _by_qmp(self, case: Case, lag: Lag) -> Said:
         if case.change is None:
             return Said(INCONSISTENT, "QEMU told of no RTC_CHANGE for its last write", {"write_ns": case.move.stamp_ns})
-        elapsed_s = self._trace.elapsed_ns(case.move.stamp_ns) // SECOND_NS
+        wall_s = case.change.wall_us // 1_000_000
         expected = case.time + (case.move.stamp_ns - case.written_ns) // SECOND_NS
-        if self._origin is None:
-            self._origin = expected - case.change.offset - elapsed_s
+        if self._reference is None:
+            self._reference = _int32(expected - case.change.offset - wall_s)
             return Said(NO_OPINION, RESTORED)
-        behind = _int32(expected - self._origin - elapsed_s - case.change.offset)
+        behind = _int32(expected - case.change.offset - wall_s - self._reference)
         qemu = expected - behind
         evidence = {"qemu_time": qemu, "offset": case.change.offset, "lag": [lag.least, lag.most]}
         near = lag.wider(-REFERENCE_S, REFERENCE_S)
@@ -243,12 +242,11 @@ class _Comparison:
             return ""
         if case.event.estimated or self._trace.vrtc == "hv" or case.before is None:
             return "invalid-date"  # on the way: QEMU makes another date of it, and goes on from there
-        span_s = 2 + (case.move.stamp_ns - case.first_ns) // SECOND_NS
-        elapsed = (case.first_ns - case.before.stamp_ns) // SECOND_NS
-        old = case.before.time + elapsed
-        seconds = [(old - case.before.lag.most + more) % 60 for more in range(LAG_SPAN_S + span_s)]
+        span_s = 2 + grain.MOST_GAINED_S + (case.move.stamp_ns - case.first_ns) // SECOND_NS
+        old = case.before.time + (case.first_ns - case.before.stamp_ns) // SECOND_NS
+        seconds = {shown % 60 for shown in range(old - case.before.lag.most, old - case.before.lag.least + span_s)}
         written = case.move.bytes.number(0x00)
-        carries = written is None or written + span_s >= 60 or any(second in (0, 59) for second in seconds)
+        carries = written is None or written + span_s >= 60 or 0 in seconds
         return "a carry in mid-update" if carries or self._acrn_ticked(case) else ""
 
     def _change_of_offset(self, case: Case, said: Said) -> Said:
@@ -281,6 +279,17 @@ def _attributed(moves: Sequence[Move], changes: Sequence[RtcChange]) -> dict[int
         if at >= 0:
             found[known[at][1]] = change
     return found
+
+
+def _reference(trace: RtcTrace) -> int | None:
+    """What is to be added to the wall clock to have what QEMU's offsets count from; None where that is not known.
+
+    It is the time of `-rtc base`, and the whole seconds of the wall clock since QEMU started.
+    """
+    if trace.restored or trace.started_wall_us is None:
+        return None
+    earliest, latest = (wall_us // 1_000_000 for wall_us in trace.started_wall_us)
+    return None if latest - earliest > 2 * REFERENCE_S else trace.rtc_time - (earliest + latest) // 2
 
 
 def _int32(seconds: int) -> int:

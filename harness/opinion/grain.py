@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.opinion.moves import SECOND_NS, Move
+from harness.opinion.moves import DATE_REGISTERS, REGISTER_B, SECOND_NS, Move
 
 COARSEST_S = 20
 """A wider comparison says too little: plans keep neighbouring payloads 10 s apart."""
 BURST_NS = 100_000_000
 """Running writes that follow one another as fast as this restart QEMU's second once between them."""
+MOST_GAINED_S = len(DATE_REGISTERS) - 1
+"""By how many seconds QEMU's RTC can be ahead after seven running writes in a row."""
 LONGEST_UPDATE_NS = 8 * SECOND_NS
 
 
@@ -45,19 +47,21 @@ def after(move: Move, before: Lag | None, since_ns: int | None) -> Lag | None:
 
     since_ns: from the move before it to this one. With all seven registers written the two show the same date but
     for the ticks in between, which each takes at its own moment. Otherwise QEMU starts the second anew, and takes
-    the other registers as they were when they were last looked at.
+    the other registers as they were when they were last looked at. A running write starts QEMU's second at the
+    fraction that the last un-halt left: where that is next to a whole one, every such write is a tick more.
     """
     if move.doubt:
         return None
+    running = move.register != REGISTER_B
     whole = None
     if move.span_ns is not None and move.span_ns <= LONGEST_UPDATE_NS:
         ticks = 1 + math.ceil(move.span_ns / SECOND_NS)
-        whole = Lag(-ticks, ticks)
+        whole = Lag(-ticks - (MOST_GAINED_S if running else 0), ticks)
     if before is None:
         return whole
     another = since_ns is None or since_ns > BURST_NS
     stale = math.ceil(move.stale_ns / SECOND_NS) if move.stale_ns > BURST_NS else 0
-    partial = before.wider(-1, 1 + stale) if another else before
+    partial = before.wider(-1, 1 + stale if another else 0)
     if whole is None:
         return None if partial.too_coarse else partial
-    return whole if whole.most - whole.least <= partial.most - partial.least else partial
+    return Lag(max(whole.least, partial.least), min(whole.most, partial.most))

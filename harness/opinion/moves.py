@@ -12,16 +12,19 @@ from typing import NamedTuple
 SECOND_NS = 10**9
 DATE_REGISTERS = (0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32)
 CENTURY, DAY_OF_WEEK, REGISTER_A, REGISTER_B, PS2_CENTURY = 0x32, 0x06, 0x0A, 0x0B, 0x37
-SET, UPDATE_INTERRUPT, BINARY, HOURS_24 = 0x80, 0x10, 0x04, 0x02
+SET, BINARY, HOURS_24 = 0x80, 0x04, 0x02
 FORMAT = BINARY | HOURS_24
+CLOCK_STEP, UNREADABLE = "clock-step", "unreadable trace"
+"""Breaks near which stamps, or the writes that are known, cannot be relied on."""
 _RUNNING_DIVIDER = 0x20
+_INDEX_PORT = 0x70
 _REFRESHING = frozenset((0x01, 0x03, 0x05, REGISTER_A, REGISTER_B))
 
-_WRITE = re.compile(
-    r"^\d+ (\d+) (?:\d+@(\d+)\.(\d{6}):|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{6})Z )?"
-    r"memory_region_ops_write cpu -?\d+ mr \S+ addr (0x[0-9a-f]+) value (0x[0-9a-f]+) size 1 name 'rtc(?:-index)?'"
+_LINE = re.compile(
+    r"^\d+ (\d+) (?:\d+@(\d+)\.(\d{6}):|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{6})Z )?(\w+)"
+    r"(?: cpu -?\d+ mr \S+ addr (0x[0-9a-f]+) value (0x[0-9a-f]+) size 1 name 'rtc(?:-index)?'"
+    r"| current_run_state \d+ \((.*?)\) new_state \d+ \((.*?)\))?"
 )
-_RUN_STATE = re.compile(r"^\d+ (\d+) .*runstate_set current_run_state \d+ \((.*?)\) new_state \d+ \((.*?)\)")
 
 
 class RtcBytes(NamedTuple):
@@ -84,9 +87,10 @@ class Move:
 class RtcTrace:
     """What a guest's trace says of its RTC. Stamps are monotonic nanoseconds, lists are in order.
 
-    vrtc: whose vRTC the guest has, "dm" or "hv". restored: QEMU's clock did not begin at 0. dates: every write to a
-    date register, halted or not, as (stamp, register). breaks: (stamp, what) after which the two RTCs need not agree.
-    runs: (from, to) in which QEMU's clock went; to is None while it goes. ended_ns: the last line's stamp.
+    vrtc: whose vRTC the guest has, "dm" or "hv". restored: it was not booted here. dates: every write to a date
+    register, halted or not, as (stamp, register). breaks: (stamp, what) after which the two RTCs need not agree.
+    ran_ns: when the machine first ran, and QEMU's RTC with it. started_wall_us: between which two wall clocks QEMU
+    started, and began to count the time that its offsets refer to; None where its lines have no stamps of its own.
     """
 
     vrtc: str = "dm"
@@ -96,17 +100,9 @@ class RtcTrace:
     restored: bool = False
     moves: list[Move] = field(default_factory=list)
     dates: list[tuple[int, int]] = field(default_factory=list)
-    halted: bool = False
-    register_b: int = 0
     breaks: list[tuple[int, str]] = field(default_factory=list)
-    runs: list[tuple[int, int | None]] = field(default_factory=list)
-    ended_ns: int = 0
-
-    def elapsed_ns(self, stamp_ns: int) -> int:
-        """How far QEMU's virtual clock had come."""
-        return sum(
-            max(0, min(stamp_ns, stamp_ns if end is None else end) - begin) for begin, end in self.runs
-        )
+    ran_ns: int | None = None
+    started_wall_us: tuple[int, int] | None = None
 
 
 def read_trace(lines: Iterable[str]) -> RtcTrace:
@@ -120,6 +116,7 @@ def read_trace(lines: Iterable[str]) -> RtcTrace:
 class _Reader:
     def __init__(self) -> None:
         self.trace = RtcTrace()
+        self._last_ns = 0
         self._index = 0
         self._register_a = 0x26
         self._register_b = HOURS_24
@@ -130,17 +127,25 @@ class _Reader:
     def feed(self, line: str) -> None:
         if line.startswith("# "):
             self._record(line[2:])
-        elif "name 'rtc" in line:
-            match = _WRITE.match(line)
-            if match is not None:
-                self._write(match)
-            elif "ops_write" in line and "size 1 " in line:
-                self.trace.breaks.append((self.trace.ended_ns, "unreadable trace"))
-        elif "runstate_set" in line:
-            self._run_state(line)
-        elif "resettable_reset" in line and self.trace.runs:
-            stamp = line.split(" ", 2)[1]
-            self.trace.breaks.append((int(stamp) if stamp.isdecimal() else self.trace.ended_ns, "reset"))
+            return
+        match = _LINE.match(line)
+        if match is None:
+            self.trace.breaks.append((self._last_ns, UNREADABLE))
+            return
+        stamp_ns, what, port = int(match[1]), match[6], match[7]
+        self._last_ns = stamp_ns
+        if self.trace.started_wall_us is None and (wall_us := _wall_us(match)) is not None:
+            self.trace.started_wall_us = wall_us - (stamp_ns - self.trace.started_ns) // 1000, wall_us
+        if port is not None and what == "memory_region_ops_write":
+            if int(port, 16) == _INDEX_PORT:
+                self._index = int(match[8], 16) & 0x7F
+            else:
+                self._register(stamp_ns, _wall_us(match), self._index, int(match[8], 16) & 0xFF)
+        elif match[10] is not None:
+            self._run_state(stamp_ns, match[9], match[10])
+        elif what == "resettable_reset" and self.trace.ran_ns is not None:
+            self.trace.breaks.append((stamp_ns, "reset"))
+            self._written.clear()  # QEMU's RTC keeps its registers, the device model's does not
 
     def _record(self, text: str) -> None:
         try:
@@ -152,36 +157,16 @@ class _Reader:
                 self.trace.rtc_time, self.trace.started_ns = int(record["rtc_time"]), stamp_ns
                 self.trace.restored = "register_a" in record
         except (ValueError, KeyError, TypeError):
-            event, stamp_ns = "unreadable trace", self.trace.ended_ns
+            event, stamp_ns = UNREADABLE, self._last_ns
         if event not in ("start", "end"):
             self.trace.breaks.append((stamp_ns, event))
 
-    def _run_state(self, line: str) -> None:
-        match = _RUN_STATE.match(line)
-        if match is None:
-            return
-        stamp, old, new = int(match[1]), match[2], match[3]
-        runs = self.trace.runs
+    def _run_state(self, stamp_ns: int, old: str, new: str) -> None:
         self.trace.restored |= old == "inmigrate"
-        if new == "running":
-            runs.append((stamp, None))
-        elif runs and runs[-1][1] is None:
-            runs[-1] = (runs[-1][0], stamp)
-
-    def _write(self, match: re.Match[str]) -> None:
-        stamp, seconds, micros, date, date_micros, port, value = match.groups()
-        stamp_ns, byte = int(stamp), int(value, 16) & 0xFF
-        self.trace.ended_ns = stamp_ns
-        if int(port, 16) == 0x70:
-            self._index = byte & 0x7F
-            return
-        wall_us = None
-        if seconds is not None:
-            wall_us = int(seconds) * 1_000_000 + int(micros)
-        elif date is not None:
-            whole = calendar.timegm(tuple(int(part) for part in re.split("[-T:]", date)))
-            wall_us = whole * 1_000_000 + int(date_micros)
-        self._register(stamp_ns, wall_us, self._index, byte)
+        if self.trace.ran_ns is None and new == "running":
+            self.trace.ran_ns = stamp_ns
+        elif self.trace.ran_ns is not None:
+            self.trace.breaks.append((stamp_ns, "stopped"))  # QEMU's RTC stands then, and ACRN's does not
 
     def _register(self, stamp_ns: int, wall_us: int | None, register: int, byte: int) -> None:
         moves = False
@@ -215,7 +200,6 @@ class _Reader:
 
     def _control(self, byte: int) -> bool:
         was, self._register_b = self._register_b, byte
-        self.trace.register_b, self.trace.halted = byte, bool(byte & SET)
         changed = bool((was ^ byte) & FORMAT)
         if (was ^ byte) & SET and changed:
             self._doubt = "format-with-halt" if byte & SET else "format-with-unhalt"
@@ -232,3 +216,13 @@ class _Reader:
         move = Move(stamp_ns, wall_us, register, span, stale, self._doubt, RtcBytes(known, self._register_b))
         self.trace.moves.append(move)
         self._doubt = ""
+
+
+def _wall_us(match: re.Match[str]) -> int | None:
+    """QEMU's own stamp of a line, microseconds since 1970: in newer versions (11.1) a date; None without one."""
+    _, seconds, micros, date, date_micros = match.groups()[:5]
+    if seconds is not None:
+        return int(seconds) * 1_000_000 + int(micros)
+    if date is None:
+        return None
+    return calendar.timegm(tuple(int(part) for part in re.split("[-T:]", date))) * 1_000_000 + int(date_micros)
