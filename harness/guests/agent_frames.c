@@ -1,7 +1,6 @@
 /* The agent's side of the line protocol (frames.py describes it): checksums, numbered parts, free text. */
 #include "agent.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -68,13 +67,18 @@ void say(const char *format, ...)
 	reply_length += n < room ? n : room - 1;
 }
 
+static int is_plain(unsigned char c)
+{
+	return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || (c && strchr("-_.,:/+", c));
+}
+
 /* Free text as one token: what could be taken for framing or for a space becomes %XX. */
 void say_token(const char *text, int length)
 {
 	for (int i = 0; i < length; i++) {
 		unsigned char c = text[i];
 
-		say(isalnum(c) || (c && strchr("-_.,:/+", c)) ? "%c" : "%%%02x", c);
+		say(is_plain(c) ? "%c" : "%%%02x", c);
 	}
 }
 

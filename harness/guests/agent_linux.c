@@ -18,7 +18,7 @@
 int take_the_rtc(void)
 {
 	if (ioperm(INDEX_PORT, 2, 1)) {
-		say("no ports ioperm: %s", strerror(errno));
+		say("no ports ioperm: errno %d", errno);
 		return 0;
 	}
 	free_the_rtc();

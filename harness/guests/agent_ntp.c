@@ -105,7 +105,7 @@ static void become_client(int port)
 		words[3] = (char *)places[i];
 		execv(words[3], words + 3);
 	}
-	dprintf(2, "chronyd: %s", strerror(errno));
+	dprintf(2, "chronyd: errno %d", errno);
 	_exit(127);
 }
 
@@ -118,18 +118,23 @@ static int has_client(void)
 /* When the kernel will write the RTC next, on its clock of the time of day; 0 where it does not say. */
 static long long next_write(long long *left_ns)
 {
-	FILE *timers = fopen("/proc/timer_list", "re");
-	char line[256];
-	long long at = 0;
+	static char timers[1 << 17];
+	int fd = open("/proc/timer_list", O_RDONLY | O_CLOEXEC), length = 0, n;
+	char *at;
 
+	while (fd >= 0 && (n = read(fd, timers + length, sizeof(timers) - 1 - length)) > 0)
+		length += n;
+	if (fd >= 0)
+		close(fd);
+	timers[length] = 0;
 	*left_ns = 0;
-	while (timers && fgets(line, sizeof(line), timers))
-		if (strstr(line, "sync_timer_callback") && fgets(line, sizeof(line), timers)
-		    && sscanf(line, " # expires at %lld-%*d nsecs [in %*d to %lld", &at, left_ns) == 2)
-			break;
-	if (timers)
-		fclose(timers);
-	return at;
+	/* " # expires at A-B nsecs [in C to D nsecs]" */
+	if (!(at = strstr(timers, "sync_timer_callback")) || !(at = strstr(at, "expires at ")))
+		return 0;
+	long long when = strtoll(at + strlen("expires at "), &at, 10);
+	if ((at = strstr(at, " [in ")))
+		*left_ns = strtoll(at + strlen(" [in "), NULL, 10);
+	return when;
 }
 
 static int is_synchronised(void)
@@ -245,12 +250,12 @@ void run_ntp(char *words)
 	else if (!has_client())
 		say("no client there is no chronyd in this guest");
 	else if (pipe2(ends, O_CLOEXEC))
-		say("no pipe %s", strerror(errno));
+		say("no pipe errno %d", errno);
 	if (reply_begun())
 		return;
 	int server = open_server(&port);
 	if (server < 0) {
-		say("no network %s", strerror(errno));
+		say("no network errno %d", errno);
 		close(ends[0]), close(ends[1]);
 		return;
 	}

@@ -109,7 +109,7 @@ void run_hwclock(char *words)
 
 	(void)words;
 	if (pipe(ends)) {
-		say("no pipe %s", strerror(errno));
+		say("no pipe errno %d", errno);
 		return;
 	}
 	lend_the_rtc();
@@ -123,7 +123,7 @@ void run_hwclock(char *words)
 		close(ends[0]);
 		close(ends[1]);
 		execl("/bin/busybox", "hwclock", "-w", "-u", "-f", device, (char *)NULL);
-		dprintf(2, "/bin/busybox: %s", strerror(errno));
+		dprintf(2, "/bin/busybox: errno %d", errno);
 		_exit(127);
 	}
 	close(ends[1]);
@@ -163,8 +163,8 @@ void say_info(void)
 	read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource", clocksource, 40);
 	read_file("/proc/loadavg", load, 40);
 	clocksource[strcspn(clocksource, "\n")] = load[strcspn(load, " ")] = 0;
-	say(" kernel=%s uptime=%.3f clocksource=%s load=%s rtc_device=%s", name.release, now_ns() / 1e9,
-	    clocksource, load, devices[0][0] ? devices[0] : devices[1]);
+	say(" kernel=%s uptime=%llu.%03u clocksource=%s load=%s rtc_device=%s", name.release,
+	    (unsigned long long)(now_ns() / 1000000000), (unsigned int)(now_ns() / 1000000 % 1000), clocksource, load, devices[0][0] ? devices[0] : devices[1]);
 }
 
 /* "COUNT": kernel messages of the highest level from beside; what the protocol must live with (fault tests). */

@@ -202,9 +202,9 @@ int vsnprintf(char *to, size_t size, const char *format, va_list arguments)
 			for (count = 0; (precision < 0 || count < precision) && text[count]; count++)
 				;
 		} else {
-			uint64_t value = longs > 1 ? va_arg(arguments, uint64_t) : va_arg(arguments, uint32_t);
+			uint64_t value = longs * sizeof(long) > 4 ? va_arg(arguments, uint64_t) : va_arg(arguments, uint32_t);
 
-			if (*format == 'd' && longs < 2 && (int32_t)value < 0) {
+			if (*format == 'd' && !longs && (int32_t)value < 0) {
 				negative = 1;
 				value = -(int32_t)value;
 			}
