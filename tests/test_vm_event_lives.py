@@ -47,3 +47,28 @@ def test_no_life_loses_an_event_and_none_leaves_a_descriptor_a_thread_or_a_file(
         assert told.empty()
         writer.close()
     os.close(kick)
+
+
+def test_a_client_that_comes_while_it_starts_is_told_that_it_runs(tmp_path: Path) -> None:
+    """The socket is there before `start` returns."""
+    path = tmp_path / "monitor"
+    service = VmEventService("vm0")
+    answers: list[dict[str, object]] = []
+
+    def ask() -> None:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            try:
+                with Client(path) as client:
+                    answers.append(client.status())
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(0)  # not yet, and nothing announces it
+
+    for _ in range(30):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        service.start(path)
+        asking.join()
+        service.stop()
+    assert [(answer["running"], answer["sources"] != {}) for answer in answers] == [(True, True)] * 30

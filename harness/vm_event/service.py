@@ -278,13 +278,17 @@ class VmEventService:
         if session is None:
             ended = self._ended or {"vm": self.vm, "running": False, "window": self.window, "sources": {}}
             return {**ended, **self._listeners.status()}
+        return self.status_of(session)
+
+    def status_of(self, session: Session) -> dict[str, Any]:
+        """`status` while `session` serves; called by it, too."""
         sources = {name: source.status() for name, source in session.sources.items()}
         for name, error in list(session.broken.items()):
             sources[name]["error"] = error
         totals = {key: sum(source.get(key, 0) for source in sources.values()) for key in COUNTS}
         return {
             "vm": self.vm,
-            "running": self.running,
+            "running": session.failure is None,
             "window": self.window,
             "about": self._about,
             "uptime": round(session.uptime, 3),
@@ -328,7 +332,7 @@ class _Owner:
     """What a session asks of its service."""
 
     def __init__(self, service: VmEventService, listeners: Listeners, commands: Commands) -> None:
-        self.status = service.status
+        self.status = service.status_of
         self.deliver = listeners.deliver
         self.ended = listeners.end
         self.execute = commands.execute

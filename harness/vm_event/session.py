@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 class Owner(Protocol):
     """What a session asks of the service it serves; called on the session's thread."""
 
-    def status(self) -> dict[str, Any]:
-        """The answer to the monitor's `status`."""
+    def status(self, session: Session) -> dict[str, Any]:
+        """The answer to the monitor's `status`. `session` asks: the service may not have it yet, or any more."""
 
     def deliver(self, event: Event) -> None:
         """Pass an event to the subscribers, without waiting for them."""
@@ -111,7 +111,7 @@ class Session:
 
     def status(self) -> dict[str, Any]:
         """See `Owner.status`."""
-        return self._owner.status()
+        return self._owner.status(self)
 
     def execute(self, name: str, argument: str | None, done: Callable[[bool], None]) -> None:
         """Have the service carry out a command; the result comes back to this thread."""
