@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.vm_event import SettledRtcChange
+from harness.vm_event.watch import describe
 from harness.vm_event.wire import Decoder, Garbage, encode
 from tests.vm_event_support import UNHURRIED
 
@@ -45,6 +47,19 @@ def test_no_bytes_break_it_and_what_it_keeps_is_bounded(pieces: list[bytes], lim
         for thing in decoder.feed(piece):
             assert isinstance(thing, dict | Garbage)
         assert len(decoder._object) <= limit
+
+
+@given(st.dictionaries(st.sampled_from(["vm_event", *SettledRtcChange(0, 0, 0, 1).as_json()]), json_values))
+@settings(UNHURRIED, max_examples=200)
+def test_any_object_of_a_foreign_service_is_told_in_a_line(event: dict[str, Any]) -> None:
+    line = describe(event)
+    assert line.isprintable() and line
+    assert line.encode()
+
+
+@pytest.mark.parametrize("time", [2**63 - 1, -(2**63), 67768036191676799, -1, 2**200])
+def test_times_that_no_calendar_reaches_are_told_as_numbers_or_dates(time: int) -> None:
+    assert describe(SettledRtcChange(time, time, time, 1).as_json())
 
 
 def test_encoding_is_compact_and_a_line() -> None:

@@ -86,12 +86,17 @@ class MonitorClient:
 
 
 def describe(event: Mapping[str, Any]) -> str:
-    """An event in one line for people."""
+    """An event in one line for people; what a foreign service says cannot do more to a terminal than be printed."""
+    line = _words_for(event)
+    return line if line.isprintable() else ascii(line)[1:-1]
+
+
+def _words_for(event: Mapping[str, Any]) -> str:
     origin = "/".join(str(event[key]) for key in ("vm", "source") if key in event)
     kind = event.get("vm_event")
     if kind == 0 and "new_time" in event:
         delta = event.get("delta_time")
-        change = "?" if delta is None else f"{delta:+d}"
+        change = f"{delta:+d}" if isinstance(delta, int) else "?"
         raw = event.get("raw_events")
         notes = [name for name in ("estimated", "lost") if event.get(name)]
         if event.get("overrun"):
@@ -101,7 +106,7 @@ def describe(event: Mapping[str, Any]) -> str:
             f"changed by {change} s, {'?' if raw is None else raw} raw" + (f" [{', '.join(notes)}]" if notes else "")
         )
     names = {1: "power-off", 2: "triple fault"}
-    if kind in names:
+    if isinstance(kind, int) and kind in names:
         return f"{origin}: {names[kind]}"
     return str(dict(event))
 
