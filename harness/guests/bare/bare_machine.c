@@ -67,23 +67,39 @@ static uint32_t timer_count(uint64_t *when)
 	return best;
 }
 
+/*
+ * Ticks against 10 ms of the timer. Its count wraps after 55 ms: a host that stops us for longer would make the ticks
+ * look quick, and every later pause too long. So no two looks may be further apart than half of the whole.
+ */
+static int ticks_measured(void)
+{
+	uint64_t first, last, before, longest = 0;
+	uint32_t from, passed, rest;
+
+	from = timer_count(&first);
+	last = first;
+	do {
+		before = last;
+		passed = (from - timer_count(&last)) & 0xffff;
+		if (last - before > longest)
+			longest = last - before;
+	} while (passed < TIMER_HZ / 100);
+	if (longest > (last - first) / 2)
+		return 0;
+	/* ns per tick * 2^24 = passed / TIMER_HZ * 10^9 * 2^24 / (last - first), in an order that fits 64 bits */
+	ns_per_tick = divide(divide(passed * 1000000000ull, TIMER_HZ, &rest) << 24, (uint32_t)(last - first), &rest);
+	ticks_at_start = first;
+	return 1;
+}
+
 static void measure_ticks(void)
 {
-	uint64_t first, last;
-	uint32_t from, to, passed, rest;
-
 	outb((inb(0x61) & 0xfc) | 1, 0x61);   /* counter 2 counts, silently */
 	outb(0xb4, 0x43);                     /* counter 2: rate generator, 65536 */
 	outb(0, 0x42);
 	outb(0, 0x42);
-	from = timer_count(&first);
-	do {
-		to = timer_count(&last);
-		passed = (from - to) & 0xffff;
-	} while (passed < TIMER_HZ / 100);    /* 10 ms */
-	/* ns per tick * 2^24 = passed / TIMER_HZ * 10^9 * 2^24 / (last - first), in an order that fits 64 bits */
-	ns_per_tick = divide(divide(passed * 1000000000ull, TIMER_HZ, &rest) << 24, (uint32_t)(last - first), &rest);
-	ticks_at_start = first;
+	while (!ticks_measured())
+		;
 }
 
 int clock_gettime(int clock, struct timespec *now)
