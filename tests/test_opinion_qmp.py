@@ -249,6 +249,21 @@ def test_where_qemus_rtc_is_known_to_differ_there_is_no_opinion(
         assert (found.opinion, found.why) == (NO_OPINION, why)
 
 
+@pytest.mark.parametrize(("vrtc", "opinion"), [("dm", INCONSISTENT), ("hv", NO_OPINION)])
+def test_bytes_whose_format_changes_while_halted_are_read_again_by_all_but_the_hypervisor(
+    tmp_path: Path, vrtc: str, opinion: str
+) -> None:
+    records = Records(tmp_path / "vm0", vrtc=vrtc)
+    records.write(10.2, 0x0B, 0x82)
+    last = records.update(10.201, THERE)
+    records.write(last + 0.001, 0x0B, 0x86)
+    unhalt = last + 0.002
+    records.write(unhalt, 0x0B, 0x06)
+    records.change(unhalt, THERE + 999_999)
+    records.event(unhalt if vrtc == "dm" else last, THERE)
+    assert only(records).opinion == opinion
+
+
 def test_near_a_step_of_the_wall_clock_stamps_attribute_nothing(records: Records) -> None:
     last = records.update(10.2, THERE)
     records.say("clock-step", 11.0, by_ns=3_600_000_000_000)

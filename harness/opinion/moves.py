@@ -203,6 +203,8 @@ class _Reader:
         changed = bool((was ^ byte) & FORMAT)
         if (was ^ byte) & SET and changed:
             self._doubt = "format-with-halt" if byte & SET else "format-with-unhalt"
+        if changed and was & byte & SET and self.trace.vrtc == "hv":
+            self._doubt = "format-while-halted"
         if changed and not was & byte & SET:
             self._written.clear()  # the RTC puts its bytes into the other format: they are not what was written
         return bool(was & SET) and self._running
