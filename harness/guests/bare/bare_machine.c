@@ -68,10 +68,10 @@ static uint32_t timer_count(uint64_t *when)
 }
 
 /*
- * Ticks against 10 ms of the timer. Its count wraps after 55 ms: a host that stops us for longer would make the ticks
- * look quick, and every later pause too long. So no two looks may be further apart than half of the whole.
+ * Nanoseconds per tick (times 2^24), from 2 ms of the timer; 0 where the host stopped us for most of the time: the
+ * count wraps after 55 ms, and the ticks would look too quick.
  */
-static int ticks_measured(void)
+static uint32_t measured_once(void)
 {
 	uint64_t first, last, before, longest = 0;
 	uint32_t from, passed, rest;
@@ -83,23 +83,31 @@ static int ticks_measured(void)
 		passed = (from - timer_count(&last)) & 0xffff;
 		if (last - before > longest)
 			longest = last - before;
-	} while (passed < TIMER_HZ / 100);
+	} while (passed < TIMER_HZ / 500);
 	if (longest > (last - first) / 2)
 		return 0;
-	/* ns per tick * 2^24 = passed / TIMER_HZ * 10^9 * 2^24 / (last - first), in an order that fits 64 bits */
-	ns_per_tick = divide(divide(passed * 1000000000ull, TIMER_HZ, &rest) << 24, (uint32_t)(last - first), &rest);
-	ticks_at_start = first;
-	return 1;
+	/* passed / TIMER_HZ * 10^9 * 2^24 / (last - first), in an order that fits 64 bits */
+	return divide(divide(passed * 1000000000ull, TIMER_HZ, &rest) << 24, (uint32_t)(last - first), &rest);
 }
 
+/* A stop makes the measure too small, never too large: the largest counts, once three have come close to it. */
 static void measure_ticks(void)
 {
 	outb((inb(0x61) & 0xfc) | 1, 0x61);   /* counter 2 counts, silently */
 	outb(0xb4, 0x43);                     /* counter 2: rate generator, 65536 */
 	outb(0, 0x42);
 	outb(0, 0x42);
-	while (!ticks_measured())
-		;
+	for (int close = 0; close < 3;) {
+		uint32_t measured = measured_once();
+
+		if (measured > ns_per_tick + ns_per_tick / 100)
+			close = 0;
+		if (measured > ns_per_tick)
+			ns_per_tick = measured;
+		if (measured > ns_per_tick - ns_per_tick / 100)
+			close++;
+	}
+	ticks_at_start = ticks();
 }
 
 int clock_gettime(int clock, struct timespec *now)
