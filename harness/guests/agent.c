@@ -37,6 +37,12 @@ void identify(char *command_line)
 			snprintf(nonce, sizeof(nonce), "%s", word + 10);
 }
 
+/* The RTC has been given back: nothing is carried out any more before another `hello`. */
+void forget_proof(void)
+{
+	proved = 0;
+}
+
 /* "SIGNATURE,SIGNATURE...": those that the host accepts, in hexadecimal, without closing NULs. */
 static void hello(char *signatures)
 {

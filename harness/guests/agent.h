@@ -9,12 +9,14 @@
 #define INDEX_PORT 0x70
 
 /* agent.c: commands */
+struct termios;
 struct command {
 	const char *name;
 	void (*answer)(char *words);
 	void (*leave)(void);      /* for commands that do not come back: called after the answer went out */
 };
 void identify(char *command_line);
+void forget_proof(void);
 int take_byte(char byte);
 
 /* agent_frames.c: one reply is gathered with say() and goes out as numbered, checksummed parts */
@@ -40,6 +42,7 @@ void say_info(void);
 
 /* agent_system.c: Linux */
 void become_init(void);
+int make_raw(int fd, struct termios *before);
 int read_file(const char *path, char *text, int size);
 void free_the_rtc(void);
 void lend_the_rtc(void);
@@ -53,5 +56,10 @@ void system_off(void);
 /* agent_ntp.c: Linux */
 void run_ntp(char *words);
 void forbid_kernel_writes(void);
+
+/* agent_daemons.c: Linux */
+void stop_time_daemons(void);
+void start_time_daemons(void);
+void say_time_daemons(void);
 
 #endif

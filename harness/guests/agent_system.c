@@ -44,21 +44,32 @@ static int write_file(const char *path, const char *text)
 	return n;
 }
 
+/* What comes and goes on a terminal is ours, byte by byte. Returns 0 where it is none. */
+int make_raw(int fd, struct termios *before)
+{
+	struct termios raw;
+
+	if (tcgetattr(fd, before))
+		return 0;
+	raw = *before;
+	cfmakeraw(&raw);
+	cfsetspeed(&raw, B115200);   /* a UART's receive FIFO waits 4 characters' time of this speed */
+	tcsetattr(fd, TCSANOW, &raw);
+	return 1;
+}
+
 /* What PID 1 of an initramfs must do itself, no more. */
 void become_init(void)
 {
-	struct termios raw;
+	struct termios before;
 
 	mkdir("/proc", 0755), mkdir("/sys", 0755), mkdir("/dev", 0755);
 	mount("proc", "/proc", "proc", 0, NULL);
 	mount("sys", "/sys", "sysfs", 0, NULL);
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
 	in_fd = out_fd = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (in_fd < 0 || tcgetattr(in_fd, &raw))
-		return;
-	cfmakeraw(&raw);
-	cfsetspeed(&raw, B115200);   /* a UART's receive FIFO waits 4 characters' time of this speed */
-	tcsetattr(in_fd, TCSANOW, &raw);
+	if (in_fd >= 0)
+		make_raw(in_fd, &before);
 }
 
 static void rtc_driver(const char *what)
@@ -123,7 +134,9 @@ void run_hwclock(char *words)
 		close(ends[0]);
 		close(ends[1]);
 		execl("/bin/busybox", "hwclock", "-w", "-u", "-f", device, (char *)NULL);
-		dprintf(2, "/bin/busybox: errno %d", errno);
+		execl("/sbin/hwclock", "hwclock", "-w", "-u", "-f", device, "--noadjfile", (char *)NULL);
+		execl("/usr/sbin/hwclock", "hwclock", "-w", "-u", "-f", device, "--noadjfile", (char *)NULL);
+		dprintf(2, "hwclock: errno %d", errno);
 		_exit(127);
 	}
 	close(ends[1]);
@@ -164,7 +177,9 @@ void say_info(void)
 	read_file("/proc/loadavg", load, 40);
 	clocksource[strcspn(clocksource, "\n")] = load[strcspn(load, " ")] = 0;
 	say(" kernel=%s uptime=%llu.%03u clocksource=%s load=%s rtc_device=%s", name.release,
-	    (unsigned long long)(now_ns() / 1000000000), (unsigned int)(now_ns() / 1000000 % 1000), clocksource, load, devices[0][0] ? devices[0] : devices[1]);
+	    (unsigned long long)(now_ns() / 1000000000), (unsigned int)(now_ns() / 1000000 % 1000),
+	    clocksource, load, devices[0][0] ? devices[0] : devices[1]);
+	say_time_daemons();
 }
 
 /* "COUNT": kernel messages of the highest level from beside; what the protocol must live with (fault tests). */

@@ -145,6 +145,11 @@ class Console:
         """The last lines received."""
         return self._log.last_lines
 
+    def mask(self, secret: bytes) -> None:
+        """Keeps `secret` out of the log and of every error's last lines, should the guest echo it."""
+        with self._in_use:
+            self._log.mask(secret)
+
     def wait_for(self, pattern: re.Pattern[bytes], awaited: str, deadline: Deadline) -> re.Match[bytes]:
         """Waits for `pattern` in what came since the last match, up to 64 KiB back.
 

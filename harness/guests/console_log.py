@@ -11,6 +11,13 @@ from pathlib import Path
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _LONGEST_LINE = 65536
 _SHOWN_WIDTH = 200
+_MASK = b"********"
+
+
+def _overlap(data: bytes, secret: bytes) -> int:
+    """How many bytes at the end of `data` are the beginning of `secret`."""
+    longest = min(len(data), len(secret) - 1)
+    return next((size for size in range(longest, 0, -1) if data.endswith(secret[:size])), 0)
 
 
 class ConsoleLog:
@@ -31,6 +38,8 @@ class ConsoleLog:
         self._partial = b""
         self._partial_since = b""
         self._last: deque[bytes] = deque(maxlen=keep)
+        self._secrets: list[bytes] = []
+        self._held = b""
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -43,8 +52,24 @@ class ConsoleLog:
         wall = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         return f"{time.monotonic_ns()} {wall}".encode()
 
+    def mask(self, secret: bytes) -> None:
+        """From here on `secret` is recorded as `********`, should the guest ever echo it."""
+        if secret:
+            self._secrets.append(secret)
+
+    def _without_secrets(self, data: bytes) -> bytes:
+        """What can be recorded now: an end that could be a secret's beginning is held back for the next time."""
+        data = self._held + data
+        for secret in self._secrets:
+            data = data.replace(secret, _MASK)
+        held = max((_overlap(data, secret) for secret in self._secrets), default=0)
+        data, self._held = data[: len(data) - held], data[len(data) - held :]
+        return data
+
     def add(self, data: bytes) -> None:
-        """Records bytes as they were received."""
+        """Records bytes as they were received, secrets left out."""
+        if self._secrets:
+            data = self._without_secrets(data)
         now = self._stamp()
         since = self._partial_since if self._partial else now
         *complete, self._partial = _LINE_ENDS.split(self._partial + data)
@@ -65,6 +90,9 @@ class ConsoleLog:
     def close(self) -> None:
         """Writes the incomplete line and closes both files. Idempotent. Raises OSError; closed all the same."""
         try:
+            held, self._held, self._secrets = self._held, b"", []
+            if held:
+                self.add(held)
             if self._partial:
                 self._lines.write(b"%s %s\n" % (self._partial_since, self._partial))
         finally:

@@ -1,0 +1,171 @@
+"""Logs in on a guest's serial console, and has a shell of root there carry out what is asked; no secret is logged."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import ConfigurationError, InfrastructureError
+from harness.guests.console import Console, ConsoleTimeout
+
+LOGIN_PROMPT = r"login: *$"
+PASSWORD_PROMPT = r"[Pp]assword[^\r\n:]*: *$"
+SHELL_PROMPT = r"[#$%>](?: |\x1b\[[0-9;?]*[A-Za-z])*$"
+"""What most systems print, at the end of what they have printed so far; shells may send the terminal codes after it."""
+
+_REFUSED = rb"(?P<refused>[^\r\n]*(?:incorrect|denied|failure|not allowed)[^\r\n]*[\r\n])"
+_SILENCE = 10.0
+"""Seconds without a prompt after which a line end is sent: it may have been lost in other output."""
+
+_TRIES = 5
+_SUDO = "rtc-sudo-asks"
+_PREPARE = (
+    "stty -echo; PS1= PS2=; unset PROMPT_COMMAND; "
+    "for p in base64 sha256sum gzip head id; do "
+    'command -v $p >/dev/null 2>&1 || alias $p="busybox $p"; done'
+)
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who logs in, and what the guest asks him by; prompts are regular expressions. password: None: none is asked."""
+
+    user: str = "root"
+    password: str | None = field(default=None, repr=False)
+    login_prompt: str = LOGIN_PROMPT
+    password_prompt: str = PASSWORD_PROMPT
+    shell_prompt: str = SHELL_PROMPT
+
+
+def read_password(variable: str | None, file: Path | None) -> str | None:
+    """The password from an environment variable or from the first line of a file; None where neither is named.
+
+    Raises ConfigurationError for a variable that is not set, and a file that others than its owner may read.
+    """
+    if variable is not None:
+        if variable not in os.environ:
+            raise ConfigurationError(f"the environment variable {variable}, which is to have a password, is not set")
+        return os.environ[variable]
+    if file is None:
+        return None
+    try:
+        if stat.S_IMODE(file.stat().st_mode) & 0o077:
+            raise ConfigurationError(f"{file} holds a password and others may read it", hint=f"chmod 600 {file}")
+        return file.read_text().partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read the password in {file}: {error}") from error
+
+
+class Shell:
+    """A shell of root's on a console, without echo or prompt. One thread at a time.
+
+    All methods raise as Console.wait_for.
+    """
+
+    def __init__(self, console: Console, login: Login, deadline: Deadline) -> None:
+        """Logs in. Raises ConfigurationError where the guest refuses the user, or he is not and cannot become root."""
+        self._console = console
+        self._login = login
+        self._asked = 0
+        if login.password:
+            console.mask(login.password.encode())
+        self._log_in(deadline)
+        self._become_root(deadline)
+
+    def ask(self, command: str, deadline: Deadline, *, data: bytes = b"", patience: float = _SILENCE) -> str:
+        """What the command prints, as one line; `data` is sent after it, for it to read.
+
+        It may run more than once: other output on the console can tear what it prints. Raises InfrastructureError
+        where no answer came whole.
+        """
+        for _ in range(_TRIES):
+            self._asked += 1
+            # In two parts, so that an echo of it is no answer.
+            line = f"echo @'rtc'{self._asked}:$({command})@\n"
+            self._send(line.encode() + data, deadline)
+            pattern = re.compile(rb"@rtc%d:([^@\r\n]*)@" % self._asked)
+            try:
+                found = self._console.wait_for(pattern, f"an answer to {command!r}", deadline.within(patience))
+            except ConsoleTimeout:
+                if deadline.expired:
+                    raise
+                self._send(b"\n" * (len(data) + 1), deadline)  # what was lost of the data is waited for still
+                continue
+            return found[1].decode("utf-8", "replace").strip()
+        raise InfrastructureError(
+            f"{self._console.name}: its shell answered nothing to {command!r}, asked {_TRIES} times",
+            last_lines=self._console.last_lines,
+            log=self._console.log_path,
+        )
+
+    def start(self, command: str, deadline: Deadline) -> None:
+        """Has a command take the console over; the shell ends after it."""
+        self._send(f"{command}; exit\n".encode(), deadline)
+
+    def _send(self, data: bytes, deadline: Deadline) -> None:
+        self._console.send(data, "the guest to take input", deadline)
+
+    # -- from the first prompt to root -------------------------------------------------------------------
+
+    def _log_in(self, deadline: Deadline) -> None:
+        login = self._login
+        prompts = {"login": login.login_prompt, "password": login.password_prompt, "shell": login.shell_prompt}
+        named = b"|".join(b"(?P<%s>%s)" % (name.encode(), text.encode()) for name, text in prompts.items())
+        pattern = re.compile(_REFUSED + b"|" + named)
+        named_user = False
+        while True:
+            try:
+                found = self._console.wait_for(pattern, "a prompt to log in at", deadline.within(_SILENCE))
+            except ConsoleTimeout:
+                if deadline.expired:
+                    raise
+                named_user = False
+                self._send(b"\n", deadline)
+                continue
+            if found["login"] is not None:
+                named_user = True
+                self._send(login.user.encode() + b"\n", deadline)
+            elif found["password"] is not None:
+                # Never where it would be echoed: only at a prompt for it, and after the user's name.
+                self._send((login.password or "" if named_user else "").encode() + b"\n", deadline)
+            elif found["shell"] is not None:
+                if self._is_shell(deadline):
+                    return
+            elif named_user:
+                said = found["refused"].decode("utf-8", "replace").strip()
+                raise ConfigurationError(
+                    f"{self._console.name} refused the login of {login.user}: {said}",
+                    hint="see the guest's `login` in the bench file: user, password_env or password_file",
+                    last_lines=self._console.last_lines,
+                    log=self._console.log_path,
+                )
+
+    def _is_shell(self, deadline: Deadline) -> bool:
+        """Whether what looked like a prompt was one: then the shell is a plain one now, and says nothing unasked."""
+        self._send(f"exec sh\n{_PREPARE}; echo @'rtc-shell'@\n".encode(), deadline)
+        try:
+            self._console.wait_for(re.compile(rb"@rtc-shell@"), "a shell", deadline.within(_SILENCE))
+        except ConsoleTimeout:
+            if deadline.expired:
+                raise
+            return False
+        return True
+
+    def _become_root(self, deadline: Deadline) -> None:
+        if self.ask("id -u", deadline) == "0":
+            return
+        self._send(f"sudo -p {_SUDO} sh || echo @'rtc-no'@\n".encode(), deadline)
+        pattern = re.compile(rb"@rtc-no@|(?P<asks>%s)|%s" % (_SUDO.encode(), SHELL_PROMPT.encode()))
+        if self._console.wait_for(pattern, "sudo", deadline.within(_SILENCE))["asks"] is not None:
+            self._send((self._login.password or "").encode() + b"\n", deadline)
+        if not self._is_shell(deadline) or self.ask("id -u", deadline) != "0":
+            self._send(b"exit\n", deadline)
+            raise ConfigurationError(
+                f"{self._login.user} is not root in {self._console.name}, and sudo did not make him",
+                last_lines=self._console.last_lines,
+                log=self._console.log_path,
+            )
