@@ -11,6 +11,7 @@ pytest_plugins = [
     "fixtures.plans",
     "fixtures.ladder",
     "fixtures.updates",
+    "fixtures.attach",
     "fixtures.second_opinion",
 ]
 
@@ -29,7 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--rtc-guests", metavar="N", type=int, help="guests at once (default: the bench's)")
     group.addoption("--rtc-plan", metavar="FILE", help="replay a saved plan instead")
+    group.addoption("--attach", metavar="SOCK", help="judge the running guest with this monitor socket, plan nothing")
+    group.addoption("--attach-for", metavar="SECONDS", type=float, help="for so long (default: until it ends)")
+    group.addoption("--attach-trace", metavar="FILE", help="its trace log (default: where its device model says)")
     group.addoption("--service-socket", metavar="PATH", help="where a device model's service listens; {vm}: the guest")
     group.addoption("--event-socket", metavar="PATH", help="where the harness listens (default: the service's socket)")
+    group.addoption("--known-defects", metavar="FILE", help="which vRTC defects are no failure (default: fixtures/)")
     group.addoption("--run-dir", metavar="DIR", help="run directory (default: reports/runs/<time>-<seed>)")
     group.addoption("--no-html", action="store_true", help="make no HTML report at the end")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from reports.defects import defect_lines
 from reports.rundir import RunDir, open_run, shown_path
 from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
 
@@ -104,7 +105,7 @@ def summary(
     lines = _head(run, numbers)
     lines += ["", *_counts(run, numbers)]
     lines += ["", *_figures(numbers), *_second_opinion(run)]
-    for block in (_faults(run, numbers), _defects(numbers), _errors(run, numbers), _damage(run)):
+    for block in (_faults(run, numbers), defect_lines(run, numbers.verdicts), _errors(run, numbers), _damage(run)):
         lines += ["", *block] if block else []
     lines += ["", *_places(run, html, html_reason, junit)]
     return "\n".join(lines)
@@ -199,13 +200,6 @@ def _faults(run: RunDir, numbers: Totals) -> list[str]:
     first = faulty[0]
     lines.append(f"  explain one:  python -m reports {shown_path(run.path)} explain {first.item}")
     return lines
-
-
-def _defects(numbers: Totals) -> list[str]:
-    if not numbers.defects:
-        return []
-    counts = [f"  {name} {count}" for name, count in sorted(numbers.defects.items())]
-    return [f"{DEFECT}s (ACRN's vRTC, shown and counted, no failure)", *counts]
 
 
 def _errors(run: RunDir, numbers: Totals) -> list[str]:
