@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -33,8 +34,13 @@ from harness.yamlfile import load_yaml_model
 VERSION = 1
 DEFAULT_BENCH = Path(__file__).resolve().parent.parent / "fixtures" / "benches" / "qemu.yaml"
 
-DEFAULT_MEMORY = {"linux": 96, "bare": 8}
-"""MiB, by the guest's system."""
+DEFAULT_MEMORY = {"linux": 96, "bare": 8, "disk": 512}
+"""MiB, by the guest's system; disk: one of the user's, which starts from its own disk."""
+
+LOGIN_PROMPT = r"login: *$"
+PASSWORD_PROMPT = r"[Pp]assword[^\r\n:]*: *$"
+SHELL_PROMPT = r"[#$%>](?: |\x1b\[[0-9;?]*[A-Za-z])*$"
+"""What most systems print, at the end of what they have printed so far; shells may send the terminal codes after it."""
 
 HV_LAST_YEAR = 2037
 """The hypervisor's vRTC counts in 32 bits."""
@@ -147,6 +153,46 @@ class RtcSpec(_Part):
         return int(self.base.timestamp())
 
 
+def _expression(value: str) -> str:
+    try:
+        re.compile(value.encode())
+    except (re.error, UnicodeEncodeError) as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from None
+    return value
+
+
+Expression = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_expression)]
+
+
+class LoginSpec(_Part):
+    """Who logs in on the serial console of a guest with its own disk image. The password itself stands in no bench."""
+
+    user: Annotated[
+        str, Field(pattern=r"^[!-~]{1,64}$", description="a user who is root, or becomes it by sudo")
+    ] = "root"
+    password_env: Annotated[
+        str | None,
+        Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the environment variable with the password, or null"),
+    ] = None
+    password_file: Annotated[
+        ExistingFile | None,
+        Field(description="the file with the password in its first line, which its owner alone may read, or null"),
+    ] = None
+    login_prompt: Annotated[Expression, Field(description="a regular expression: what asks for the user")] = LOGIN_PROMPT
+    password_prompt: Annotated[
+        Expression, Field(description="a regular expression: what asks for the password")
+    ] = PASSWORD_PROMPT
+    shell_prompt: Annotated[
+        Expression, Field(description="a regular expression: what the shell shows when it is ready")
+    ] = SHELL_PROMPT
+
+    @model_validator(mode="after")
+    def _one_password(self) -> LoginSpec:
+        if self.password_env is not None and self.password_file is not None:
+            raise ValueError("has a password_env and a password_file; name one of them")
+        return self
+
+
 class GuestSpec(_Part):
     """One kind of guest; the engine starts as many of it as run at once."""
 
@@ -160,7 +206,7 @@ class GuestSpec(_Part):
     machine: Annotated[Literal["pc", "q35"], Field(description="QEMU's machine: pc or q35")] = "pc"
     memory: Annotated[
         int | None,
-        Field(ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576, or null (linux 96, bare 8)"),
+        Field(ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576, or null (linux 96, disk 512, bare 8)"),
     ] = None
     cpu: Annotated[
         str | None,
@@ -185,7 +231,14 @@ class GuestSpec(_Part):
         str | None,
         Field(pattern=r"^[ -~]{0,2000}$", description="more kernel arguments, in one line, or null"),
     ] = None
-    disk: Annotated[ExistingFile | None, Field(description="a disk image to start from, or null")] = None
+    disk: Annotated[
+        ExistingFile | None,
+        Field(description="a disk image, never written to, which is started from where no kernel is named; or null"),
+    ] = None
+    login: Annotated[
+        LoginSpec | None,
+        Field(description="a mapping with user, password_env or password_file, for a guest that starts from its disk"),
+    ] = None
     boot_timeout: Annotated[
         float,
         Field(ge=1, le=3600, description="a number of seconds from 1 to 3600 in which the guest must answer"),
@@ -208,12 +261,21 @@ class GuestSpec(_Part):
         foreign = [key for key in ("kernel", "initrd", "append", "disk") if getattr(self, key) is not None]
         if self.system == "bare" and foreign:
             raise ValueError(f"has {' and '.join(foreign)}, which a bare guest cannot have")
+        if self.boots_from_disk and self.append is not None:
+            raise ValueError("has an append but no kernel, and starts from its disk; name a kernel, or leave it out")
+        if self.login is not None and not self.boots_from_disk:
+            raise ValueError("has a login but does not start from a disk; name a disk and no kernel, or leave it out")
         return self
+
+    @property
+    def boots_from_disk(self) -> bool:
+        """Whether the guest is the user's own system: its boot loader starts it, and somebody has to log in."""
+        return self.disk is not None and self.kernel is None
 
     @property
     def mebibytes(self) -> int:
         """The guest's memory."""
-        return DEFAULT_MEMORY[self.system] if self.memory is None else self.memory
+        return DEFAULT_MEMORY["disk" if self.boots_from_disk else self.system] if self.memory is None else self.memory
 
 
 class Bench(_Part):

@@ -8,7 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 
 import harness
-from harness.bench import Bench, GuestSpec
+from harness.bench import Bench, GuestSpec, LoginSpec
 from harness.deadline import Deadline
 from harness.engine.hypervisor import Hypervisor
 from harness.engine.lane import GuestParts
@@ -18,8 +18,10 @@ from harness.errors import ConfigurationError
 from harness.guests.agent_guest import AgentGuest
 from harness.guests.base import Guest
 from harness.guests.console import Console
-from harness.guests.image import GuestImage, ImageSpec, prepare_bare_image, prepare_image
+from harness.guests.disk import DiskGuest
+from harness.guests.image import GuestImage, ImageSpec, prepare_agent, prepare_bare_image, prepare_image
 from harness.guests.linux import LinuxGuest
+from harness.guests.login import Login, read_password
 from harness.hosts.base import HostProcess
 from harness.plan import Plan
 from harness.qemu.version import qemu_version
@@ -39,6 +41,7 @@ class GuestFactory:
         self._settings = settings
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
+        self._disks: dict[str, tuple[bytes, Login]] = {}
         self._qemu = str(bench.qemu.binary or "qemu-system-x86_64")
         for option, template in (
             ("--service-socket", settings.service_socket),
@@ -58,7 +61,12 @@ class GuestFactory:
         """
         self._rundir.add_versions({"qemu": qemu_version(self._qemu, deadline)})
         for guest in guests:
-            if guest.name not in self._images:
+            if guest.boots_from_disk:
+                login = guest.login or LoginSpec()
+                agent, version = prepare_agent(None, deadline)
+                self._disks[guest.name] = agent, _login(login)
+                self._rundir.add_versions({"agent": version})
+            elif guest.name not in self._images:
                 image = _image(guest, guest.name in with_ntp, deadline)
                 self._images[guest.name] = image
                 self._rundir.add_versions(image.versions)
@@ -79,17 +87,26 @@ class GuestFactory:
             command=self._command(spec, name, folder, service, nonce, on_hv),
             service_socket=service,
             event_socket=events,
-            make_guest=lambda process, log_folder: _guest(spec, name, nonce, process, log_folder),
+            make_guest=lambda process, log_folder: self._guest(spec, name, nonce, process, log_folder),
             folder=folder,
             boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
             details={
                 "machine": spec.machine, "vrtc": spec.vrtc, "system": spec.system, "memory": spec.mebibytes,
-                "kernel": self._images[spec.name].versions["kernel"], "event_socket": str(events),
+                "kernel": None if spec.boots_from_disk else self._images[spec.name].versions["kernel"],
+                "event_socket": str(events),
             },
             hypervisor=on_hv,
         )
+
+    def _guest(self, spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:
+        console = Console(process.console, folder / "console.log", name=name)
+        if spec.boots_from_disk:
+            agent, login = self._disks[spec.name]
+            return DiskGuest(console, nonce=nonce, hypervisor=spec.hypervisor, agent=agent, login=login)
+        kind = AgentGuest if spec.system == "bare" else LinuxGuest
+        return kind(console, nonce=nonce, hypervisor=spec.hypervisor)
 
     @staticmethod
     def _socket(template: str | None, vm: str, default: Path) -> Path:
@@ -98,19 +115,20 @@ class GuestFactory:
     def _command(
         self, spec: GuestSpec, name: str, folder: Path, service: Path, nonce: str, hypervisor: Hypervisor | None
     ) -> list[str]:
-        image = self._images[spec.name]
+        image = self._images.get(spec.name)
         bench = self._bench
         command = [
             *("/usr/bin/env", f"PYTHONPATH={_ROOT}", sys.executable, "-m", "harness.devicemodel"),
             *("--cmd_monitor", str(service), "--window", str(bench.service.window)),
             *("--machine", spec.machine, "--memory", str(spec.mebibytes)),
             *("--qemu", self._qemu, "--accelerator", bench.qemu.accelerator),
-            *("--rtc", bench.rtc.base.isoformat(), "--kernel", str(image.kernel)),
-            *("--append", image.command_line(nonce)),
+            *("--rtc", bench.rtc.base.isoformat()),
             *("--trace-log", str(folder / "trace.log"), "--exit-record", str(folder / "exit.json")),
             *("--rtc-change-log", str(folder / "rtc-change.jsonl")),
         ]
-        if image.initrd is not None:
+        if image is not None:
+            command += ["--kernel", str(image.kernel), "--append", image.command_line(nonce)]
+        if image is not None and image.initrd is not None:
             command += ["--initrd", str(image.initrd)]
         if spec.system != "bare":  # which resets itself where a plan says so; a system that does has crashed
             command.append("--no-reboot")
@@ -142,7 +160,6 @@ def _image(spec: GuestSpec, with_ntp: bool, deadline: Deadline) -> GuestImage:
     return prepare_image(ImageSpec(spec.kernel, spec.initrd, spec.append or "", with_ntp), None, deadline)
 
 
-def _guest(spec: GuestSpec, name: str, nonce: str, process: HostProcess, folder: Path) -> Guest:
-    console = Console(process.console, folder / "console.log", name=name)
-    kind = AgentGuest if spec.system == "bare" else LinuxGuest
-    return kind(console, nonce=nonce, hypervisor=spec.hypervisor)
+def _login(spec: LoginSpec) -> Login:
+    password = read_password(spec.password_env, spec.password_file)
+    return Login(spec.user, password, spec.login_prompt, spec.password_prompt, spec.shell_prompt)

@@ -21,6 +21,7 @@ from harness.engine.read_back import ReadBacks
 from harness.engine.rundir import RunDirectory, append_line
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.guests.base import Guest
+from harness.guests.disk import DiskGuest
 from harness.guests.linux import LinuxGuest
 from harness.guests.steps import AgentReport, Pause, Read, Step, Write
 from harness.hosts.base import Host, HostProcess
@@ -180,6 +181,8 @@ class Lane:
                         self._listener.close()
                     if self._end_is_told():
                         self._decide(final=True)
+                if error is None:
+                    self._give_back()
         except BenchError as problem:  # what a close found still there, or the disk did not take
             left = problem
         except Exception as problem:  # our own bug: who waits for this lane's outcomes must hear of it
@@ -187,6 +190,11 @@ class Lane:
             error = error or InfrastructureError(f"the harness itself failed: {type(problem).__name__}: {problem}")
         self._judge.close()
         self._desk.ended(self, left if self._stopping.is_set() else error or left)
+
+    def _give_back(self) -> None:
+        """A system of the user's gets its RTC back, and its time daemons, whose writes are nobody's updates any more."""
+        if isinstance(self._guest, DiskGuest) and not self._stopping.is_set():
+            self._guest.leave(Deadline(ITEM_TIMEOUT))
 
     def _boot(self, stack: contextlib.ExitStack) -> bool:
         """Whether there is a guest now; none where others were quicker to do all that there was."""

@@ -8,14 +8,10 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.bench import LOGIN_PROMPT, PASSWORD_PROMPT, SHELL_PROMPT
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.guests.console import Console, ConsoleTimeout
-
-LOGIN_PROMPT = r"login: *$"
-PASSWORD_PROMPT = r"[Pp]assword[^\r\n:]*: *$"
-SHELL_PROMPT = r"[#$%>](?: |\x1b\[[0-9;?]*[A-Za-z])*$"
-"""What most systems print, at the end of what they have printed so far; shells may send the terminal codes after it."""
 
 _REFUSED = rb"(?P<refused>[^\r\n]*(?:incorrect|denied|failure|not allowed)[^\r\n]*[\r\n])"
 _SILENCE = 10.0
