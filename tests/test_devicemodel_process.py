@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -20,6 +21,7 @@ from harness.hosts.local import LocalHost, LocalProcess
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0
+PAGE = 4096
 
 pytestmark = pytest.mark.qemu
 
@@ -201,10 +203,12 @@ def test_a_second_service_on_the_same_socket_is_refused_by_name(tmp_path: Path) 
 
 
 def test_a_log_that_hangs_is_told_by_name(tmp_path: Path) -> None:
-    # given a trace log that nobody takes anything from
+    # given a trace log that nobody takes anything from, with room for little more than the start
     log = tmp_path / "hanging"
     os.mkfifo(log)
-    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    reader = os.open(log, os.O_RDWR | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PAGE)
+    os.write(reader, bytes(PAGE - 600))
     try:
         with device_model(tmp_path, "--trace-log", str(log)) as process:
             record = record_of(process, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.qemu.trace import Chunk, PortAccess, TraceDrain, of_interest, port_access, wall_stamp_ns
+from harness.qemu.trace import Chunk, PortAccess, TraceDrain, lines_of_interest, port_access, wall_stamp_ns
 
 PATIENCE = 60.0
 PREFIX = b"19433@1795511679.603286:"
@@ -52,20 +52,33 @@ def test_a_read_is_told_from_a_write() -> None:
     assert port_access(PREFIX + READ) == PortAccess("rtc", 0x71, 0x26, 1, is_read=True)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        *(READ, READ.replace(b"rtc", b"rtc-index"), WRITE, WRITE.replace(b"rtc", b"serial"), b""),
-        *(b"resettable_reset obj=0x55 cold=0", b"memory_region_ops_write cut o"),
-    ],
+KEPT = (
+    *(READ, READ.replace(b"rtc", b"rtc-index"), WRITE, WRITE.replace(b"rtc", b"rtc-index")),
+    *(b"resettable_reset obj=0x55 cold=0", b"runstate_set current_run_state 6 (prelaunch) new_state 9 (running)"),
+    b"memory_region_ops_write cpu 0 mr 0x7f addr 0xcf9 value 0x6 size 1 name 'piix3 reset'",
 )
-def test_writes_anywhere_and_reads_of_the_rtc_are_of_interest(line: bytes) -> None:
-    assert of_interest(PREFIX + line)
+DROPPED = (
+    *(access.replace(b"rtc", name) for access in (READ, WRITE) for name in (b"serial", b"pic", b"not-rtc", b"rtc2")),
+    b"memory_region_ops_write cpu 0 mr 0x7f addr 0xcf90 value 0 size 1 name 'x'",
+    *(b"memory_region_ops_write cut o", b""),
+)
 
 
-@pytest.mark.parametrize("region", [b"serial", b"pci-conf-data", b"fwcfg.dma", b"not-rtc", b"rtc-index2", b""])
-def test_reads_of_other_regions_are_not(region: bytes) -> None:
-    assert not of_interest(PREFIX + READ.replace(b"rtc", region))
+@pytest.mark.parametrize("line", KEPT)
+def test_accesses_of_the_rtc_resets_and_run_states_are_kept(line: bytes) -> None:
+    assert lines_of_interest(PREFIX + line + b"\n") == PREFIX + line + b"\n"
+
+
+@pytest.mark.parametrize("line", DROPPED)
+def test_what_has_nothing_to_do_with_the_rtc_is_not(line: bytes) -> None:
+    assert lines_of_interest(PREFIX + line + b"\n") == b""
+
+
+@given(st.lists(st.sampled_from(KEPT + DROPPED)))
+def test_kept_lines_stay_in_their_order_and_as_they_were(lines: list[bytes]) -> None:
+    assert lines_of_interest(b"".join(line + b"\n" for line in lines)) == b"".join(
+        line + b"\n" for line in lines if line in KEPT
+    )
 
 
 def test_the_stamp_is_the_wall_clock_to_the_microsecond() -> None:
@@ -79,6 +92,10 @@ def test_the_stamp_is_the_wall_clock_to_the_microsecond() -> None:
                                   b"2026-13-24T14:29:36.925420Z x", b"2026-11-24T14:29:36.925420 x"])
 def test_a_line_without_a_stamp_has_none(line: bytes) -> None:
     assert wall_stamp_ns(line) is None
+
+
+ONE, TWO = (PREFIX + WRITE.replace(b"0x2", value) for value in (b"0x1", b"0x2"))
+"""Lines that are kept."""
 
 
 def descriptors() -> int:
@@ -114,14 +131,14 @@ class Writer:
 def test_complete_lines_come_at_once_and_the_rest_of_a_line_with_its_end() -> None:
     # given a drain into which a line and the beginning of another are written
     writer = Writer()
-    writer.write(b"one\ntw")
+    writer.write(ONE + b"\n" + TWO[:40])
     first = writer.chunk()
-    assert first is not None and first.data == b"one\n"
+    assert first is not None and first.data == ONE + b"\n"
     # when the other line's end is written
-    writer.write(b"o\n")
+    writer.write(TWO[40:] + b"\n")
     second = writer.chunk()
     # then the line comes whole, and is as old as its end
-    assert second is not None and second.data == b"two\n"
+    assert second is not None and second.data == TWO + b"\n"
     assert second.arrival.monotonic_ns >= first.arrival.monotonic_ns
     writer.close()
     assert writer.chunk() is None
@@ -129,14 +146,26 @@ def test_complete_lines_come_at_once_and_the_rest_of_a_line_with_its_end() -> No
 
 def test_a_line_that_qemu_died_in_comes_all_the_same() -> None:
     writer = Writer()
-    writer.write(b"one\ncut o")
+    writer.write(ONE + b"\n" + TWO)
     writer.close()
-    assert writer.rest() == b"one\ncut o\n"
+    assert writer.rest() == ONE + b"\n" + TWO + b"\n"
+
+
+def test_lines_that_are_not_kept_are_no_chunk_and_hold_up_nothing() -> None:
+    writer = Writer()
+    other = DROPPED[0] + b"\n"
+    for _ in range(3):
+        writer.write(other)
+    writer.write(other + ONE + b"\n" + other)
+    chunk = writer.chunk()
+    assert chunk is not None and chunk.data == ONE + b"\n"
+    writer.close()
+    assert writer.chunk() is None
 
 
 def test_the_end_of_the_pipe_is_told_after_the_last_line() -> None:
     writer = Writer()
-    writer.write(b"last\n")
+    writer.write(ONE + b"\n")
     assert not writer.ended.is_set()
     writer.close()
     assert writer.ended.wait(PATIENCE)
@@ -147,7 +176,7 @@ def test_the_end_of_the_pipe_is_told_after_the_last_line() -> None:
 def test_a_drain_whose_queue_nobody_reads_goes_on_reading_the_pipe() -> None:
     # given far more than a pipe holds
     writer = Writer()
-    line = b"x" * 4095 + b"\n"
+    line = b"x" * (4095 - len(ONE)) + ONE + b"\n"
     # when it is written and nobody takes a chunk
     for _ in range(1024):
         writer.write(line)
@@ -156,18 +185,22 @@ def test_a_drain_whose_queue_nobody_reads_goes_on_reading_the_pipe() -> None:
     assert writer.rest() == line * 1024
 
 
-@given(st.lists(st.binary(min_size=1, max_size=40), max_size=12))
-def test_whatever_the_pieces_every_byte_comes_once_and_chunks_are_whole_lines(pieces: list[bytes]) -> None:
+@given(st.lists(st.tuples(st.sampled_from((ONE, TWO, *DROPPED[:3])), st.integers(0, 120)), max_size=12), st.booleans())
+def test_whatever_the_pieces_every_kept_line_comes_once_and_chunks_are_whole_lines(
+    lines: list[tuple[bytes, int]], cut: bool
+) -> None:
     writer = Writer()
-    for piece in pieces:
-        writer.write(piece)
+    for line, at in lines:
+        for piece in filter(None, ((line + b"\n")[:at], (line + b"\n")[at:])):
+            writer.write(piece)
+    if cut:
+        writer.write(TWO)
     writer.close()
     data = b""
     while (chunk := writer.chunk()) is not None:
         assert chunk.data.endswith(b"\n")
         data += chunk.data
-    whole = b"".join(pieces)
-    assert data == whole + (b"" if not whole or whole.endswith(b"\n") else b"\n")
+    assert data.split(b"\n")[:-1] == [line for line, _ in lines if line in (ONE, TWO)] + [TWO] * cut
 
 
 def test_while_somebody_holds_the_pipe_closing_says_that_the_reader_is_still_there() -> None:

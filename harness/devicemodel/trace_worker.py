@@ -1,7 +1,4 @@
-"""Turns what the trace drain queued into the raw trace log, untouched, and into vRTC accesses.
-
-Reads of other ports than the RTC's are left out of both.
-"""
+"""Turns what the trace drain queued into the raw trace log, untouched, and into vRTC accesses."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.qemu.clock import StampMapper
-from harness.qemu.trace import Chunk, TraceDrain, of_interest, wall_stamp_ns
+from harness.qemu.trace import Chunk, TraceDrain, wall_stamp_ns
 
 BLOCKED_AFTER = 5.0
 """Seconds after which a chunk still being worked on means that the log's disk, or the vRTC, hangs."""
@@ -102,7 +99,7 @@ class TraceWorker:
     def _work(self, chunk: Chunk) -> None:
         arrival = chunk.arrival.monotonic_ns
         stamped = []
-        for line in filter(of_interest, chunk.data.split(b"\n")[:-1]):
+        for line in chunk.data.split(b"\n")[:-1]:
             wall = wall_stamp_ns(line)
             stamp = arrival if wall is None else self._mapper.map(wall, chunk.arrival)
             stamped.append((stamp, line))

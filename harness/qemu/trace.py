@@ -1,4 +1,8 @@
-"""Reads QEMU's trace pipe: a thread that waits on nothing else, since QEMU stands still while nobody reads."""
+"""Reads QEMU's trace pipe: a thread that waits on nothing else, since QEMU stands still while nobody reads.
+
+Only lines that tell of the RTC or of a reset are passed on. The others are in the majority by far: each byte that a
+guest prints is a traced write.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,16 @@ _ACCESS = re.compile(
     rb"memory_region_ops_(read|write) cpu -?\d+ mr 0x[0-9a-f]+ addr (0x[0-9a-f]+) value (0x[0-9a-f]+) size (\d+)"
     rb" name '([^']*)'"
 )
-_READ = b"memory_region_ops_read "
-_RTC_REGIONS = (b" name 'rtc'", b" name 'rtc-index'")
+_NEEDLES = (b" name 'rtc'", b" name 'rtc-index'", b"resettable_reset", b"runstate_set", b" addr 0xcf9 ")
+"""What a line has in it that is kept; 0xcf9 is the port by which a guest asks for a full reset."""
+
+_UNHURRIED = 0.001
+"""Seconds in which lines may gather after some of which none was kept."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Bytes as they came from the pipe, complete lines only, and when they came."""
+    """Complete lines as they came from the pipe, of those that are kept, and when they came."""
 
     data: bytes
     arrival: Sample
@@ -77,15 +84,25 @@ def port_access(line: bytes) -> PortAccess | None:
     return PortAccess(region.decode("ascii", "replace"), int(address, 16), int(value, 16), int(size), way == b"read")
 
 
-def of_interest(line: bytes) -> bool:
-    """Whether a line is to be kept: not so the reads of other regions than the RTC's, 71,000 in a Linux boot."""
-    return line.endswith(_RTC_REGIONS) or _READ not in line
+def lines_of_interest(data: bytes) -> bytes:
+    """Of complete lines those that are kept, in their order.
+
+    Without a step of Python's for each of the others: a Linux boot has 100,000 of them.
+    """
+    found: dict[int, int] = {}
+    for needle in _NEEDLES:
+        at = data.find(needle)
+        while at >= 0:
+            begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at) + 1
+            found[begin] = end
+            at = data.find(needle, end)
+    return b"".join(data[begin:end] for begin, end in sorted(found.items()))
 
 
 class TraceDrain:
-    """Owns the trace pipe. `chunks` receives what was read; None when the pipe's last writer has gone.
+    """Owns the trace pipe. `chunks` receives what was read and is kept; None when the pipe's last writer has gone.
 
-    The thread reads, stamps and queues, and does nothing else: parsing, the log file and the vRTC are
+    The thread reads, stamps, sifts and queues, and does nothing else: parsing, the log file and the vRTC are
     for the thread at the other end of the queue, which may wait as long as it likes.
     """
 
@@ -131,7 +148,11 @@ class TraceDrain:
             data = rest + data
             end = data.rfind(b"\n") + 1
             rest = data[end:]
-            if end:
-                self.chunks.put(Chunk(data[:end], arrival))
-        if rest:
-            self.chunks.put(Chunk(rest + b"\n", sample_clocks()))
+            if kept := lines_of_interest(data[:end]):
+                self.chunks.put(Chunk(kept, arrival))
+            elif end:
+                # A guest that prints wakes this thread for every byte. Arrivals are that much later then, and stamps
+                # are QEMU's: nothing is due before a whole settle window has passed. The pipe holds far more.
+                time.sleep(_UNHURRIED)
+        if kept := lines_of_interest(rest + b"\n"):
+            self.chunks.put(Chunk(kept, sample_clocks()))
