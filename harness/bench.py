@@ -178,7 +178,9 @@ class LoginSpec(_Part):
         ExistingFile | None,
         Field(description="the file with the password in its first line, which its owner alone may read, or null"),
     ] = None
-    login_prompt: Annotated[Expression, Field(description="a regular expression: what asks for the user")] = LOGIN_PROMPT
+    login_prompt: Annotated[
+        Expression, Field(description="a regular expression: what asks for the user")
+    ] = LOGIN_PROMPT
     password_prompt: Annotated[
         Expression, Field(description="a regular expression: what asks for the password")
     ] = PASSWORD_PROMPT
@@ -206,7 +208,9 @@ class GuestSpec(_Part):
     machine: Annotated[Literal["pc", "q35"], Field(description="QEMU's machine: pc or q35")] = "pc"
     memory: Annotated[
         int | None,
-        Field(ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576, or null (linux 96, disk 512, bare 8)"),
+        Field(
+            ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576, or null (linux 96, disk 512, bare 8)"
+        ),
     ] = None
     cpu: Annotated[
         str | None,

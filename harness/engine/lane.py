@@ -192,7 +192,7 @@ class Lane:
         self._desk.ended(self, left if self._stopping.is_set() else error or left)
 
     def _give_back(self) -> None:
-        """A system of the user's gets its RTC back, and its time daemons, whose writes are nobody's updates any more."""
+        """A system of the user's gets its RTC back, and its time daemons, whose writes nobody judges any more."""
         if isinstance(self._guest, DiskGuest) and not self._stopping.is_set():
             self._guest.leave(Deadline(ITEM_TIMEOUT))
 
