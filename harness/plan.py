@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 FORMAT: Literal[1] = 1
 
@@ -77,6 +77,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _whole_second(value: datetime.datetime) -> datetime.datetime:
+    if value.tzinfo is not None:
+        value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+    if value.microsecond or not 1970 <= value.year <= 9998:
+        raise ValueError("must be a whole second in the years 1970 to 9998")
+    return value
+
+
+Moment = Annotated[datetime.datetime, AfterValidator(_whole_second)]
+"""A time that every register can be set to, in UTC."""
+
+
 class SetClock(_Frozen):
     """Write the registers in this order; `pauses` are the seconds to wait before each of the writes.
 
@@ -86,20 +98,11 @@ class SetClock(_Frozen):
 
     do: Literal["set-clock"] = "set-clock"
     mode: Mode
-    value: datetime.datetime
+    value: Moment
     encoding: Encoding = "bcd"
     hours: Hours = 24
     order: tuple[Register, ...] = ("sec", "min", "hour", "day", "month", "year", "century")
     pauses: tuple[Annotated[float, Field(ge=0, le=30)], ...] = ()
-
-    @field_validator("value")
-    @classmethod
-    def _as_utc(cls, value: datetime.datetime) -> datetime.datetime:
-        if value.tzinfo is not None:
-            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-        if value.microsecond or not 1970 <= value.year <= 9998:
-            raise ValueError("must be a whole second in the years 1970 to 9998")
-        return value
 
     @model_validator(mode="after")
     def _fits(self) -> SetClock:
@@ -206,6 +209,7 @@ class Plan(_Frozen):
 
     machine, vrtc, system: the QEMU machine, the virtual RTC and the system (an operating system, or the agent alone)
     that the guest must have; None: any will do.
+    start: what the guest's clock must have been set to last; where it was not, it is set beforehand. None: anything.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.~-]*$")]
@@ -213,6 +217,13 @@ class Plan(_Frozen):
     machine: Literal["pc", "q35"] | None = None
     vrtc: Vrtc | None = None
     system: System | None = None
+    start: Moment | None = None
+
+    @property
+    def leaves(self) -> datetime.datetime | None:
+        """What the guest's clock is set to at the plan's end; None where that is not written in the plan."""
+        last = self.actions[-1]
+        return last.value if isinstance(last, SetClock) and len(last.order) == len(REGISTERS) else None
 
     @property
     def mode(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.bench import Bench
@@ -17,12 +18,12 @@ from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, 
 from harness.engine.lane import LINGER_NS, Lane, Slots, Task
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
-from harness.engine.sharing import share_out
+from harness.engine.sharing import following, share_out
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
 from harness.judge.verdict import INCONCLUSIVE, PRODUCT_FAULT, Verdict
 from harness.listener import ListenerProcess
-from harness.plan import Plan
+from harness.plan import Plan, SetClock
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,9 @@ class Engine:
         self._changed = threading.Condition()
         self._queues: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
         self._again: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
+        self._following: set[str] = set()
+        self._own: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
+        self._shows: dict[str, datetime.datetime | None] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._lanes: list[Lane] = []
         self._kinds: dict[str, str] = {}
@@ -115,6 +119,8 @@ class Engine:
             guest = guest_for(self._bench, plan)
             self._outcomes[plan.id] = Outcome(plan)
             self._queues[guest.name].append(Task(plan, plan.id))
+        for tasks in self._queues.values():
+            self._following |= following([task.plan for task in tasks])
         lanes = self._lanes_wanted()
         kinds = {guest.name: guest for guest in self._bench.guests}
         factory = GuestFactory(self._bench, self._settings, self.rundir, several=len(lanes) > 1)
@@ -240,13 +246,18 @@ class Engine:
     def take(self, lane: Lane) -> Task | None:
         """The next task for a guest of the lane's kind."""
         with self._changed:
-            again = self._again[lane.name]
-            tasks = again or self._queues[self._kinds[lane.name]]
+            again, own, queue = self._again[lane.name], self._own[lane.name], self._queues[self._kinds[lane.name]]
+            tasks = again or own or queue
             if not tasks:
                 return None
             # An update is known to have been worth nothing when it is repeated: not when its guest died of it.
             self._inconclusive += bool(again)
             task = tasks.popleft()
+            while tasks is queue and queue and queue[0].plan.id in self._following:
+                own.append(queue.popleft())
+            if task.before is None and task.plan.start not in {None, self._shows.get(lane.name)}:
+                task = replace(task, before=starting_point(task.plan))
+            self._shows[lane.name] = task.plan.leaves
             outcome = self._outcomes[task.plan.id]
             outcome.vm, outcome.attempts = lane.name, task.attempt
             outcome.verdict, outcome.listened_for, outcome.to_repeat = None, False, False
@@ -289,7 +300,7 @@ class Engine:
         elif outcome.attempts < ATTEMPTS and not self._closed:
             outcome.to_repeat = True
             attempt = outcome.attempts + 1
-            before = next(iter(_before(lane, outcome.plan)), None)
+            before = starting_point(outcome.plan) or next(iter(_before(lane, outcome.plan)), None)
             self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt, before))
         else:
             self._inconclusive += 1
@@ -326,6 +337,7 @@ class Engine:
                     if outcome.verdict is None or outcome.verdict.verdict == "inconclusive":
                         outcome.error = error or InfrastructureError(f"{outcome.plan.id}: the run was cut short")
                     outcome.final = True
+            self._queues[kind].extendleft(reversed(self._own.pop(lane.name, ())))
             if alone:
                 self._queues[kind].clear()
             self._changed.notify_all()
@@ -335,6 +347,13 @@ class Engine:
             self.rundir.add_error(family, vm, text)
         except InfrastructureError:
             log.error("%s", text)
+
+
+def starting_point(plan: Plan) -> Plan | None:
+    """What sets a guest's clock to where the plan starts; None where it starts from anything."""
+    if plan.start is None:
+        return None
+    return Plan(id=f"start-{plan.id}", vrtc=plan.vrtc, actions=(SetClock(mode="halted", value=plan.start),))
 
 
 def _before(lane: Lane, plan: Plan) -> list[Plan]:

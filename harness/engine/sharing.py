@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.plan import Plan
@@ -30,6 +32,19 @@ def share_out(work: Mapping[str, Sequence[Plan]], guests: int) -> list[str]:
         if not open_to:
             return started
         started.append(max(open_to, key=lambda kind: seconds[kind] / (1 + started.count(kind))))
+
+
+def following(plans: Sequence[Plan]) -> set[str]:
+    """The ids of plans that belong on the guest that carried out the one before: nothing else leads where they start.
+
+    Where several plans start from the same time none of them follows another: any guest will do that shows it.
+    """
+    starting = Counter(plan.start for plan in plans)
+    return {
+        plan.id
+        for before, plan in itertools.pairwise(plans)
+        if plan.start is not None and plan.start == before.leaves and starting[plan.start] == 1
+    }
 
 
 def _seconds(plan: Plan) -> float:
