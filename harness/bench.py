@@ -209,7 +209,9 @@ class GuestSpec(_Part):
     memory: Annotated[
         int | None,
         Field(
-            ge=8, le=1048576, description="a whole number of MiB from 8 to 1048576, or null (linux 96, disk 512, bare 8)"
+            ge=8,
+            le=1048576,
+            description="a whole number of MiB from 8 to 1048576, or null (linux 96, disk 512, bare 8)",
         ),
     ] = None
     cpu: Annotated[
