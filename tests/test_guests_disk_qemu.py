@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,3 +135,30 @@ def test_logged_in_agent_brought_in_rtc_written_and_all_given_back(machine: Mach
     assert shell.ask(f"cat /proc/{pid}/comm", deadline) == "ntpd"
     assert PASSWORD not in machine.logged()
     assert (machine.disk.stat().st_mtime_ns, machine.disk.read_bytes()) == before
+
+
+@pytest.mark.soak
+def test_scenarios_pass_on_a_users_disk_image_and_no_secret_is_left_behind(disk: Path, tmp_path: Path) -> None:
+    kind = f"machine: pc, memory: 128, disk: {disk}, login: {{password_env: SECRET_OF_MINE}}"
+    (tmp_path / "bench.yaml").write_text(
+        f"version: 1\nname: disk\nhost: {{kind: local}}\nguests:\n"
+        f"  - {{name: mine, {kind}}}\n  - {{name: mine-hv, vrtc: hv, {kind}}}\n"
+    )
+    scenarios = [f"scenarios/test_{name}.py" for name in ("random_orders", "hwclock", "windows", "background")]
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "qemu", "--rtc-updates", "10"),
+        *("--bench", str(tmp_path / "bench.yaml"), "--run-dir", str(tmp_path / "run"), *scenarios),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "SECRET_OF_MINE": PASSWORD},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert PASSWORD not in done.stdout + done.stderr
+    leaks = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert leaks == []

@@ -1,0 +1,72 @@
+"""Guests that start from a disk image of the user's: what a bench may say of them, and what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.bench import load_bench
+from harness.errors import ConfigurationError
+from harness.guests.login import read_password
+from harness.yamlfile import FileProblems
+
+
+def bench_with(folder: Path, guest: str) -> Path:
+    """A bench file with one guest, beside files it may name."""
+    for name in ("disk.img", "vmlinuz", "secret"):
+        (folder / name).touch()
+    path = folder / "bench.yaml"
+    path.write_text(f"version: 1\nname: x\nhost: {{kind: local}}\nguests:\n  - {{name: mine, {guest}}}\n")
+    return path
+
+
+def test_a_disk_without_a_kernel_is_started_from(tmp_path: Path) -> None:
+    by_itself = load_bench(bench_with(tmp_path, "disk: disk.img, login: {password_file: secret}")).guests[0]
+    below_a_kernel = load_bench(bench_with(tmp_path, "disk: disk.img, kernel: debian-cloud")).guests[0]
+
+    assert by_itself.boots_from_disk
+    assert by_itself.login is not None
+    assert (by_itself.login.user, by_itself.login.password_file) == ("root", tmp_path / "secret")
+    assert by_itself.mebibytes == 512
+    assert not below_a_kernel.boots_from_disk
+    assert below_a_kernel.mebibytes == 96
+
+
+@pytest.mark.parametrize(
+    ("guest", "problem"),
+    [
+        ("login: {}", "has a login but does not start from a disk"),
+        ("disk: disk.img, kernel: vmlinuz, login: {}", "has a login but does not start from a disk"),
+        ("disk: disk.img, append: quiet", "has an append but no kernel"),
+        ("disk: disk.img, login: {password: x}", "password"),
+        ("disk: disk.img, login: {password_env: X, password_file: secret}", "name one of them"),
+        ("disk: disk.img, login: {password_env: A B}", "environment variable"),
+        ("disk: disk.img, login: {login_prompt: '('}", "no regular expression"),
+        ("disk: disk.img, login: {user: ''}", "root, or becomes it"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(tmp_path: Path, guest: str, problem: str) -> None:
+    with pytest.raises(FileProblems) as caught:
+        load_bench(bench_with(tmp_path, guest))
+    assert problem in str(caught.value)
+
+
+def test_a_password_comes_from_the_environment_or_from_a_file_that_is_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", "from the environment")
+    file = tmp_path / "secret"
+    file.write_text("from a file\nand nothing of this\n")
+
+    file.chmod(0o600)
+    assert read_password("MINE", None) == "from the environment"
+    assert read_password(None, file) == "from a file"
+    assert read_password(None, None) is None
+
+    file.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="others may read it") as caught:
+        read_password(None, file)
+    assert "from a file" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="NOT_THERE"):
+        read_password("NOT_THERE", None)
