@@ -160,5 +160,5 @@ def test_scenarios_pass_on_a_users_disk_image_and_no_secret_is_left_behind(disk:
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert PASSWORD not in done.stdout + done.stderr
-    leaks = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
-    assert leaks == []
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
