@@ -149,7 +149,9 @@ class Stream:
         if lost is not None:
             return lost
         if not self.journal.listening_at(event.due_ns - self._timing.early_ns):
-            return "nobody was listening when the event was due"
+            began = event.due_ns - self._timing.early_ns >= self.journal.open_spans[0][0]
+            how = "the listening had ended" if began else "the listening had not begun"
+            return f"nobody was listening when the event was due: {how}"
         if self.journal.unread_within(event.first_ns, until_ns):
             return UNREAD
         ended_ns = self.heard_until(event.due_ns - self._timing.early_ns)
