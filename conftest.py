@@ -8,6 +8,7 @@ pytest_plugins = [
     "fixtures.interrupt",
     "fixtures.outermost",
     "fixtures.plans",
+    "fixtures.large_runs",
     "fixtures.ladder",
     "fixtures.updates",
     "fixtures.attach",

@@ -5,28 +5,48 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.allure_details import labels, parameters, title, write_result_files
+from reports.allure_details import EPIC, labels, parameters, title, write_result_files
 from reports.evidence import bundle
+from reports.lines import verdict_line
 from reports.rundir import RunDir, RunError, open_run
 from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict
 
 _STATUSES = {PASS: "passed", FAULT: "failed", DEFECT: "passed", INCONCLUSIVE: "broken"}
 
+MOST_SINGLE = 2000
+"""Of more updates those that passed are gathered: a result each, with its evidence, is 40 KB of the report."""
+
 
 def write_results(run_dir: Path | str | RunDir, results_dir: Path) -> int:
     """Writes one result and one attachment per update, one result per error; says how many results.
 
+    Where there are more than `MOST_SINGLE` updates, those that passed have one result for all that are alike in name,
+    mode and vRTC, with a line for each; of the others so many have an attachment.
     Writing again replaces what was written before. Raises as `open_run` does, and OSError.
     """
     run = open_run(run_dir)
-    verdicts = run.verdicts()
+    verdicts = everything = run.verdicts()
     write_result_files(results_dir, run)
-    namesakes = Counter(verdict.item for verdict in verdicts)
-    for verdict in verdicts:
+    gathered: dict[tuple[str, ...], list[Verdict]] = defaultdict(list)
+    if len(everything) > MOST_SINGLE:
+        verdicts = [verdict for verdict in everything if verdict.verdict != PASS]
+        for verdict in everything:
+            if verdict.verdict == PASS:
+                group = (_story(verdict), verdict.mode, run.vrtc(verdict.vm) or "?", verdict.role)
+                gathered[group].append(verdict)
+    for alike_in, alike in gathered.items():
+        _write_gathered(run, results_dir, alike_in, alike)
+    namesakes = Counter(verdict.item for verdict in everything)
+    for number, verdict in enumerate(verdicts):
+        if number >= MOST_SINGLE:
+            identity = _identity(run, verdict.vm, verdict.item)
+            _write(results_dir, identity, _result(run, verdict, identity))
+            continue
         name, body, mime = bundle(run, verdict)
         identity = _identity(run, verdict.vm, verdict.item)
         source = f"{identity}-attachment.html"
@@ -39,7 +59,34 @@ def write_results(run_dir: Path | str | RunDir, results_dir: Path) -> int:
     for number, error in enumerate(run.errors):
         identity = _identity(run, error.vm, f"error {number}")
         _write(results_dir, identity, _error(error, identity))
-    return len(verdicts) + len(run.errors)
+    return len(gathered) + len(verdicts) + len(run.errors)
+
+
+def _story(verdict: Verdict) -> str:
+    """An item's name without its number."""
+    return verdict.item.partition("~")[0].rsplit("-", 1)[0]
+
+
+def _write_gathered(run: RunDir, results_dir: Path, group: tuple[str, ...], alike: Sequence[Verdict]) -> None:
+    """One result for updates that all passed, with a line for each."""
+    story, mode, vrtc, role = group
+    identity = _identity(run, vrtc, f"gathered {story} {mode} {role}")
+    source = f"{identity}-attachment.txt"
+    lines = "".join(verdict_line(verdict) + "\n" for verdict in sorted(alike, key=lambda v: v.item))
+    (results_dir / source).write_text(lines, "utf-8")
+    told = {"epic": EPIC, "feature": f"RTC {mode or 'other'}", "story": story, "verdict": PASS, "vrtc": vrtc}
+    result = {
+        "uuid": identity,
+        "name": f"{len(alike):,} passed: {story}, {mode}, {vrtc}" + ("" if role == "update" else f", {role}"),
+        "fullName": f"scenarios#{story}/{mode}/{vrtc}/{role}",
+        "historyId": hashlib.md5("/".join(group).encode(), usedforsecurity=False).hexdigest(),
+        "status": "passed",
+        "stage": "finished",
+        "description": "Too many for a result each. Evidence of one: `python -m reports RUN evidence ITEM`.",
+        "labels": [{"name": name, "value": value} for name, value in told.items()],
+        "attachments": [{"name": f"{len(alike):,} updates", "source": source, "type": "text/plain"}],
+    }
+    _write(results_dir, identity, result)
 
 
 def _result(run: RunDir, v: Verdict, identity: str) -> dict[str, Any]:

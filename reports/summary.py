@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from reports.allure_results import MOST_SINGLE
 from reports.defects import defect_lines
 from reports.rundir import RunDir, open_run, shown_path
 from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
@@ -107,7 +108,7 @@ def summary(
     lines += ["", *_figures(numbers), *_second_opinion(run)]
     for block in (_faults(run, numbers), defect_lines(run, numbers.verdicts), _errors(run, numbers), _damage(run)):
         lines += ["", *block] if block else []
-    lines += ["", *_places(run, html, html_reason, junit)]
+    lines += ["", *_places(run, numbers, html, html_reason, junit)]
     return "\n".join(lines)
 
 
@@ -221,12 +222,15 @@ def _damage(run: RunDir) -> list[str]:
     return ["damaged records (the rest was read)", *(f"  {problem}" for problem in run.problems[:20])]
 
 
-def _places(run: RunDir, html: Path | None, reason: str, junit: Path | None) -> list[str]:
+def _places(run: RunDir, numbers: Totals, html: Path | None, reason: str, junit: Path | None) -> list[str]:
     html = html or _if_there(run.path / HTML_NAME)
     junit = junit or _if_there(run.path / JUNIT_NAME)
     lines = [f"run directory    {shown_path(run.path)}"]
     if html is not None:
         lines.append(f"HTML report      {shown_path(html)}")
+        if len(numbers.verdicts) > MOST_SINGLE:
+            one = f"python -m reports {shown_path(run.path)} evidence ITEM"
+            lines.append(f"                 passes are gathered in it; one by one:  {one}")
     elif reason:
         first, *rest = reason.splitlines()
         lines += [f"HTML report      none: {first}", *(f"                 {line}" for line in rest)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = ["tests", "qemu", "nested", "hw", "nightly"]
+RUNS = ["tests", "qemu", "exhaustive", "nested", "hw", "nightly"]
 TOOLS = [
     "sh",
     "dirname",
