@@ -36,7 +36,7 @@ def test_random_change_within_an_update(update: Update, vrtc: Vrtc) -> None:
 @rtc_plans(plans.edges)
 def test_edge_of_an_encoding(update: Update) -> None:
     """Where a digit, the PM bit, or 12 for 0 begins to matter: each edge in each format, read back as it was meant."""
-    meant = plans.EDGES[next(name for name in plans.EDGES if update.plan.id.endswith(name))]
+    meant = plans.edge_of(update.plan)
     for event in expected_events(update.judged(), 1):
         assert 0 <= (date_of(event.new_time) - meant).total_seconds() <= 1, "a tick between two writes"
 
