@@ -309,23 +309,30 @@ def test_stale_bytes_come_back_with_a_write_on_qemu_only(beside: Beside) -> None
 
 
 @pytest.mark.soak
-def test_near_a_whole_second_every_running_write_is_a_second_more_on_qemu_only(beside: Beside) -> None:
-    """Given an un-halt just before QEMU's tick: in some attempts so near that running writes tick one after another."""
+def test_next_to_a_whole_second_every_running_write_is_a_second_more_on_qemu_only(beside: Beside) -> None:
+    # Given un-halts nearer and nearer to QEMU's tick: a running write starts the second where the last one was
     update = accesses("w0=10 w2=00 w4=12 w7=15 w8=06 w9=24 w32=20")
-    deadline, gained, before_ns = Deadline(PATIENCE), 0, 150_000
+    deadline, gained, tries = Deadline(PATIENCE), 0, 0
     beside.forget()
-    while gained < 3:
-        assert not deadline.expired
-        beside.rtc.access(accesses("wa=26 wb=02"))
-        shown = beside.rtc.read(r.SECOND)
-        while (tick := beside.rtc.one(Access(r.SECOND))).value == shown:
+    beside.rtc.access(accesses("wa=26 wb=82 wb=02"))
+    while gained < 2:
+        if deadline.expired:
+            pytest.skip("this machine never un-halted QEMU's RTC within 10 us of its tick")
+        written = beside.rtc.one(Access(r.SECOND, 0x10))
+        while (tick := beside.rtc.one(Access(r.SECOND))).value == 0x10:
             pass
-        while time.monotonic_ns() < tick.to_ns + SECOND - before_ns:
+        to_tick = tick.to_ns - written.from_ns
+        written = beside.rtc.one(Access(r.SECOND, 0x10))
+        # What the un-halt itself takes is tried out.
+        tries, wait = tries + 1, to_tick * 7 // 10 if to_tick > 400_000 else to_tick - 70_000 + tries % 10 * 6_000
+        while time.monotonic_ns() < written.from_ns + wait:
             pass
-        before_ns = before_ns - 5_000 or 150_000
         beside.rtc.access(accesses("wb=82 wb=02"))
-        answers = beside.rtc.access([*update, Access(r.SECOND)])
-        gained = max(gained, (answers[-1].value or 0) - 0x10)
+        # When all registers are written, running
+        for access in update:
+            beside.rtc.one(access)
+        gained = beside.rtc.read(r.SECOND) - 0x10
+    # Then QEMU's second is seconds further than what was written, and ACRN's is not
     alone = DmVrtc(lambda change: None, BASE, lambda: 1000)
     for access in update:
         alone.write(access.register, access.value or 0)
