@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.opinion.opinions import CONSISTENT, INCONSISTENT, NO_OPINION, Said
-from tests.opinion_run import BASE, ORDER, Records, at
+from tests.opinion_run import BASE, ORDER, Records, at, bcd
 
 THERE = at("2025-07-20T08:09:10")
 CANNOT = "a time that QEMU's RTC cannot have"
@@ -223,7 +223,7 @@ def test_an_event_with_another_write_in_its_window_is_nobodys(records: Records) 
 @pytest.mark.parametrize(
     ("writes", "why"),
     [
-        ([(0x0B, 0x86), "update", (0x0B, 0x06)], "format-with-halt"),
+        ([(0x0B, 0x86), (0x04, 0x08), (0x0B, 0x06)], "format-with-halt"),
         ([(0x0B, 0x82), "update", (0x0B, 0x06)], "format-with-unhalt"),
         ([(0x0B, 0x82), (0x37, 0x20), "update", (0x0B, 0x02)], "ps2-century"),
         ([(0x0B, 0x82), "update", (0x00, 0x85), (0x0B, 0x02)], "second-bit-7"),
@@ -261,6 +261,21 @@ def test_bytes_whose_format_changes_while_halted_are_read_again_by_all_but_the_h
     records.write(unhalt, 0x0B, 0x06)
     records.change(unhalt, THERE + 999_999)
     records.event(unhalt if vrtc == "dm" else last, THERE)
+    assert only(records).opinion == opinion
+
+
+@pytest.mark.parametrize(("off", "opinion"), [(0, CONSISTENT), (3600, INCONSISTENT)])
+def test_a_format_that_came_with_the_halt_does_not_matter_where_all_registers_were_written_in_it(
+    records: Records, off: int, opinion: str
+) -> None:
+    records.write(10.1, 0x0B, 0x86)
+    for number, (register, byte) in enumerate(bcd(THERE).items()):
+        records.write(10.2 + number * 3e-5, register, (byte >> 4) * 10 + (byte & 15))
+    records.write(10.3, 0x0B, 0x82)
+    records.write(10.3001, 0x0B, 0x86)  # what is changed while it is halted is only read otherwise
+    records.write(10.4, 0x0B, 0x06)
+    records.change(10.4, THERE + off)
+    records.event(10.4, THERE)
     assert only(records).opinion == opinion
 
 

@@ -81,6 +81,7 @@ HV_DIFFERENCES = [
     Difference("hv-years", "w9=38 r6 r9", "03 38", "07 38"),
     Difference("hv-no-halt", "wb=82 w6=3 r6", "03", "07"),
     Difference("hv-no-halt", "wb=92 rb", "82", "92"),
+    Difference("format-while-halted", "wb=82 w4=10 wb=86 r0 w32=14 w9=18 wb=06 r4", "45 10", "2d 0a"),
     Difference("hv-register-a", "wa=66 ra", "66", "26"),
     Difference("hv-alarm-bit-7", "w1=c5 r1", "c5", "45"),
     Difference("hv-stale-format", "wb=06 w4=10 r4 r7", "10 0f", "10 15"),

@@ -14,6 +14,7 @@ DATE_REGISTERS = (0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32)
 CENTURY, DAY_OF_WEEK, REGISTER_A, REGISTER_B, PS2_CENTURY = 0x32, 0x06, 0x0A, 0x0B, 0x37
 SET, BINARY, HOURS_24 = 0x80, 0x04, 0x02
 FORMAT = BINARY | HOURS_24
+FORMAT_WITH_HALT = "format-with-halt"
 CLOCK_STEP, UNREADABLE = "clock-step", "unreadable trace"
 """Breaks near which stamps, or the writes that are known, cannot be relied on."""
 _RUNNING_DIVIDER = 0x20
@@ -202,7 +203,7 @@ class _Reader:
         was, self._register_b = self._register_b, byte
         changed = bool((was ^ byte) & FORMAT)
         if (was ^ byte) & SET and changed:
-            self._doubt = "format-with-halt" if byte & SET else "format-with-unhalt"
+            self._doubt = FORMAT_WITH_HALT if byte & SET else "format-with-unhalt"
         if changed and was & byte & SET and self.trace.vrtc == "hv":
             self._doubt = "format-while-halted"
         if changed and not was & byte & SET:
@@ -213,6 +214,8 @@ class _Reader:
         span = None
         if len(self._written) == len(DATE_REGISTERS):
             span = stamp_ns - min(at for _, at in self._written.values())
+            if self._doubt == FORMAT_WITH_HALT:
+                self._doubt = ""  # the bytes that stayed in the old format have all been written anew
         stale = stamp_ns - self._refreshed_ns if register != REGISTER_B else 0
         known = {index: byte for index, (byte, _) in self._written.items()}
         move = Move(stamp_ns, wall_us, register, span, stale, self._doubt, RtcBytes(known, self._register_b))
