@@ -151,11 +151,12 @@ class Judged:
 
 @pytest.mark.parametrize(("known", "fails"), [(ENTRY, False), ("", True)])
 def test_an_item_with_a_defect_fails_where_it_is_not_known(
-    run_knowing: Callable[[str, datetime.date], SyntheticRun], known: str, fails: bool
+    run_knowing: Callable[[str, datetime.date], SyntheticRun], pytestconfig: pytest.Config, known: str, fails: bool
 ) -> None:
     found = Verdict("on-dm", "on-dm", KNOWN_DEFECT, "update", defect="broken-unhalt")
     engine, live = Judged(run_knowing(known, LAST_DAY), found), SimpleNamespace(show=lambda timeout=0.0: None)
-    update = Update(None, Plan(id="on-dm", actions=(Pause(seconds=1),)), engine, live)  # type: ignore[arg-type]
+    plan = Plan(id="on-dm", actions=(Pause(seconds=1),))
+    update = Update(pytestconfig, plan, engine, live)  # type: ignore[arg-type]
     if fails:
         with pytest.raises(ProductFault, match="on-dm: the vRTC defect broken-unhalt is not among the known ones"):
             update.judged()
