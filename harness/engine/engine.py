@@ -35,6 +35,9 @@ FINAL_NS = LINGER_NS + 500_000_000
 
 IMAGE_TIMEOUT = 600.0
 
+BARE_BOOTS = 2
+"""Bare guests that boot at once for each core: most of their short boots is one process waiting for another."""
+
 
 @dataclass
 class Outcome:
@@ -124,9 +127,12 @@ class Engine:
         lanes = self._lanes_wanted()
         kinds = {guest.name: guest for guest in self._bench.guests}
         factory = GuestFactory(self._bench, self._settings, self.rundir, several=len(lanes) > 1)
-        slots = Slots(
-            guests=threading.Semaphore(self._settings.guests), boots=threading.Semaphore(os.cpu_count() or 1)
-        )
+        cores = os.cpu_count() or 1
+        guests = threading.Semaphore(self._settings.guests)
+        slots = {
+            system: Slots(guests, boots=threading.Semaphore(boots))
+            for system, boots in (("linux", cores), ("bare", BARE_BOOTS * cores))
+        }
         if any(kinds[kind].vrtc == "hv" for kind, _ in lanes):
             self._hypervisor = Hypervisor(self._host, self.rundir.path, self._hypervisor_died)
         with_ntp = {kind for kind, tasks in self._queues.items() if any(task.plan.ntp for task in tasks)}
@@ -136,7 +142,8 @@ class Engine:
             self._hypervisor.await_ready(Deadline(READY_TIMEOUT))
         for kind, number in lanes:
             parts = factory.parts(kinds[kind], number, self._hypervisor)
-            self._lanes.append(Lane(parts, self._host, self._listening, self, self.rundir, slots))
+            kind_slots = slots[kinds[kind].system]
+            self._lanes.append(Lane(parts, self._host, self._listening, self, self.rundir, kind_slots))
             self._alive.add(parts.name)
             self._kinds[parts.name] = kind
         for lane in self._lanes:

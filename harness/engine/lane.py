@@ -80,7 +80,7 @@ class Desk(Protocol):
 
 @dataclass(frozen=True)
 class Slots:
-    """What lanes share: how many guests may live at once, and how many may boot at once (it takes a core each)."""
+    """What lanes share: how many guests may live at once, and how many of their system may boot at once."""
 
     guests: threading.Semaphore
     boots: threading.Semaphore
