@@ -192,6 +192,20 @@ def test_a_carry_in_mid_update_may_be_overwritten_on_one_side(records: Records) 
     assert only(records).why == "a carry in mid-update"
 
 
+@pytest.mark.parametrize(("second", "opinion"), [(59, NO_OPINION), (10, INCONSISTENT)])
+def test_a_carry_of_qemus_may_be_overwritten_too_but_only_near_the_minutes_end(
+    records: Records, second: int, opinion: str
+) -> None:
+    last = records.update(10.2, BASE + 20)
+    records.change(last, BASE + 20)
+    records.event(last, BASE + 20)
+    there = at(f"2025-07-20T08:08:{second}")
+    last = records.update(20.2, there)
+    records.change(last, there + 60)
+    records.event(last, there)
+    assert [said.qmp.opinion for said in records.opinions()] == [CONSISTENT, opinion]
+
+
 @pytest.mark.parametrize("vrtc", ["dm", "hv"])
 def test_a_day_of_the_week_written_after_the_update_does_not_hide_it(tmp_path: Path, vrtc: str) -> None:
     records = Records(tmp_path / "vm0", vrtc=vrtc)
