@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from reports.allure_results import MOST_SINGLE
 from reports.defects import defect_lines
-from reports.rundir import RunDir, open_run, shown_path
+from reports.rundir import RunDir, RunError, open_run, shown_path
 from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
 
 JUNIT_NAME = "junit.xml"
@@ -60,28 +60,43 @@ class Totals:
         return sum(v.cut for v in self.verdicts)
 
 
-def totals(verdicts: Sequence[Verdict], *, attached: bool = False) -> Totals:
+def totals(
+    verdicts: Sequence[Verdict], *, attached: bool = False, session_of: Callable[[str], int] = lambda vm: 1
+) -> Totals:
     """Counts over `verdicts`. Restores and background writes count only where something is wrong.
 
     attached: the guest was only watched, and all that it did in the background is what the run is about.
+    session_of: in which session of the run a guest was; the time between two of them is nobody's.
     """
     everything = verdicts
     verdicts = [v for v in everything if attached or v.role == "update" or v.verdict != PASS]
     # neighbours that were judged together both name their events: each counts once
     events = list({(v.vm, seen.t_ns): seen for v in verdicts for seen in v.seen}.values())
     raw = [seen.event.get("raw_events") for seen in events]
-    starts = [v.origin_ns for v in verdicts if v.origin_ns is not None]
-    ends = [seen.t_ns for seen in events if seen.t_ns is not None]
-    ends += [e.due_ns for v in verdicts for e in v.expected if e.due_ns is not None]
-    span = (max(ends) - min(starts)) / 1e9 if starts and ends else None
+    span = sum(_span(each) for each in _by_session(verdicts, session_of))
     return Totals(
         verdicts=tuple(verdicts),
         latencies=tuple(sorted(v.latency_ms for v in verdicts if v.latency_ms is not None)),
         raw_events=sum(count for count in raw if isinstance(count, int)),
         settled_events=len(events),
-        seconds=span if span and span > 0 else None,
+        seconds=span if span > 0 else None,
         beside=len(everything) - len(verdicts),
     )
+
+
+def _by_session(verdicts: Sequence[Verdict], session_of: Callable[[str], int]) -> Collection[list[Verdict]]:
+    sessions: dict[int, list[Verdict]] = {}
+    for verdict in verdicts:
+        sessions.setdefault(session_of(verdict.vm), []).append(verdict)
+    return sessions.values()
+
+
+def _span(verdicts: Sequence[Verdict]) -> float:
+    """Seconds from the first write to the last event."""
+    starts = [v.origin_ns for v in verdicts if v.origin_ns is not None]
+    ends = [seen.t_ns for v in verdicts for seen in v.seen if seen.t_ns is not None]
+    ends += [e.due_ns for v in verdicts for e in v.expected if e.due_ns is not None]
+    return max(0, max(ends) - min(starts)) / 1e9 if starts and ends else 0.0
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -102,11 +117,12 @@ def summary(
     `html_reason`: why there is no HTML report, and how to get it. Raises as `open_run` does.
     """
     run = open_run(run_dir)
-    numbers = totals(run.verdicts(), attached=run.attached)
+    numbers = totals(run.verdicts(), attached=run.attached, session_of=run.session)
     lines = _head(run, numbers)
     lines += ["", *_counts(run, numbers)]
     lines += ["", *_figures(numbers), *_second_opinion(run)]
-    for block in (_faults(run, numbers), defect_lines(run, numbers.verdicts), _errors(run, numbers), _damage(run)):
+    defects = defect_lines(run, numbers.verdicts)
+    for block in (_faults(run, numbers), defects, _errors(run.errors), _former(run), _damage(run)):
         lines += ["", *block] if block else []
     lines += ["", *_places(run, numbers, html, html_reason, junit)]
     return "\n".join(lines)
@@ -124,7 +140,8 @@ def duration(run: RunDir) -> float | None:
 
 def _head(run: RunDir, numbers: Totals) -> list[str]:
     took = duration(run)
-    end = f"took {took:.1f} s" if took is not None else "NOT FINISHED: what follows is as far as it got"
+    again = f" (resumed; session {len(run.former_sessions) + 1})" if run.former_sessions else ""
+    end = f"took {took:.1f} s{again}" if took is not None else "NOT FINISHED: what follows is as far as it got"
     updates = len(numbers.verdicts)
     speed = ""
     if numbers.seconds and updates:
@@ -183,7 +200,7 @@ def _second_opinion(run: RunDir) -> list[str]:
         found = json.loads((run.path / SECOND_OPINION).read_text("utf-8", "replace"))
     except (OSError, ValueError, RecursionError):
         return []
-    line = found.get("line") if isinstance(found, dict) else None
+    line = found.get("line") if isinstance(found, dict) and found.get("settled") else None
     first, *rest = plain(line or "").split("; ")
     return [f"second opinion   {first}", *(f"                 {more}" for more in rest)] if line else []
 
@@ -203,17 +220,25 @@ def _faults(run: RunDir, numbers: Totals) -> list[str]:
     return lines
 
 
-def _errors(run: RunDir, numbers: Totals) -> list[str]:
+def _errors(errors: Sequence[RunError]) -> list[str]:
     lines: list[str] = []
     kinds = {"infrastructure": "infrastructure errors (nothing is known about the product from these)"}
-    for kind in sorted({error.kind for error in run.errors}):
+    for kind in sorted({error.kind for error in errors}):
         lines.append(kinds.get(kind, f"{kind} errors"))
-        for error in run.errors:
+        for error in errors:
             if error.kind == kind:
                 first, *rest = error.text.splitlines() or ["(no text)"]
                 lines.append(f"  {error.vm + ': ' if error.vm else ''}{first}")
                 lines += [f"    {line}" for line in rest]
     return lines
+
+
+def _former(run: RunDir) -> list[str]:
+    """Why earlier sessions were lost counts no more: what they left undone has been done since, or is undone still."""
+    if not run.former_errors:
+        return []
+    lines = ["errors of earlier sessions (what was lost by them was done again)"]
+    return lines + [f"  {e.vm + ': ' if e.vm else ''}{(e.text.splitlines() or ['?'])[0]}" for e in run.former_errors]
 
 
 def _damage(run: RunDir) -> list[str]:

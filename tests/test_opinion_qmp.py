@@ -206,6 +206,22 @@ def test_a_carry_of_qemus_may_be_overwritten_too_but_only_near_the_minutes_end(
     assert [said.qmp.opinion for said in records.opinions()] == [CONSISTENT, opinion]
 
 
+@pytest.mark.parametrize(
+    ("before", "opinion"), [("2200-01-01T03:04:05", NO_OPINION), ("1999-01-01T03:04:05", INCONSISTENT)]
+)
+def test_a_year_on_the_way_that_qemus_rtc_does_not_have_is_another_one_to_it_from_then_on(
+    records: Records, before: str, opinion: str
+) -> None:
+    last = records.update(10.2, at(before), halted=True)
+    records.change(last, at(before))
+    records.event(last, at(before))
+    there = at("1970-01-01T04:28:22")  # by way of 2270, or of 1970
+    last = records.update(20.2, there, registers=[0x09, 0x08, 0x02, 0x07, 0x04, 0x32, 0x00])
+    records.change(last, at("1985-01-01T04:28:22"))
+    records.event(last, there)
+    assert [said.qmp.opinion for said in records.opinions()] == [CONSISTENT, opinion]
+
+
 @pytest.mark.parametrize("vrtc", ["dm", "hv"])
 def test_a_day_of_the_week_written_after_the_update_does_not_hide_it(tmp_path: Path, vrtc: str) -> None:
     records = Records(tmp_path / "vm0", vrtc=vrtc)

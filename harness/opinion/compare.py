@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,9 @@ CLOCK_STEP_NS = 3 * SECOND_NS
 RESTORED = "the first: QEMU's reference clock is taken from it"
 REFERENCE_S = 1
 """What QEMU's offset counts from is known to a second either way."""
-LAST_TIME = 9_214_646_400
-"""2262-01-01: QEMU's RTC counts nanoseconds in 64 bits, and they end there."""
+IMPOSSIBLE = "a time that QEMU's RTC cannot have"
+FIRST_YEAR, LAST_YEAR, LAST_TIME = 1970, 2262, 9_214_646_400
+"""QEMU's RTC counts nanoseconds since 1970 in 64 bits, which end in 2262; the last is 2262-01-01."""
 
 
 def opinions_of_guest(folder: Path) -> list[Opinion]:
@@ -186,9 +188,9 @@ class _Comparison:
         """Why the event cannot be compared, whatever QEMU said; "" where it can."""
         stamp = case.move.stamp_ns
         if case.event.new_time is None or case.time < 0:
-            return "a time that QEMU's RTC cannot have"
+            return IMPOSSIBLE
         if case.time >= LAST_TIME and not case.unhalted:
-            return "a time that QEMU's RTC cannot have"
+            return IMPOSSIBLE
         if case.event.overrun:
             return "the service says that it lost some"
         if self._changes is None:
@@ -242,6 +244,10 @@ class _Comparison:
             return ""
         if case.event.estimated or self._trace.vrtc == "hv" or case.before is None:
             return "invalid-date"  # on the way: QEMU makes another date of it, and goes on from there
+        years = [time.gmtime(seconds).tm_year for seconds in (case.before.time, case.time)]
+        on_the_way = [century // 100 * 100 + year % 100 for century in years for year in years]
+        if not all(FIRST_YEAR <= year < LAST_YEAR for year in on_the_way):
+            return IMPOSSIBLE
         span_s = 2 + grain.MOST_GAINED_S + (case.move.stamp_ns - case.first_ns) // SECOND_NS
         old = case.before.time + (case.first_ns - case.before.stamp_ns) // SECOND_NS
         seconds = {shown % 60 for shown in range(old - case.before.lag.most, old - case.before.lag.least + span_s)}
