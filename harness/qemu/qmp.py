@@ -1,18 +1,14 @@
-"""QMP beside the guest: commands from any thread, and the full history of QEMU's events.
-
-Of the protocol (a JSON object a line: greeting, answers with the command's `id`, events) so much is needed that it
-is done here. The library for it brings asyncio and ssl along, 5 MB and 30 ms in the process of each guest.
-"""
+"""QMP beside the guest: commands from any thread, and the full history of QEMU's events."""
 
 from __future__ import annotations
 
-import itertools
-import json
+import asyncio
+import contextlib
 import logging
-import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from harness.deadline import Deadline
@@ -20,27 +16,21 @@ from harness.errors import InfrastructureError
 
 log = logging.getLogger(__name__)
 
-_CAPABILITIES = 0
-"""The number of the first command; QEMU carries out no other before it."""
-
-_READ = 65536
-
 
 class QmpMonitor:
     """A QMP session on a connected socket, in a thread of its own; owns the socket.
 
     `on_event` is called in that thread with every event as QEMU sent it. The session ends with QEMU or
-    by `close`; QEMU's death is told by its pidfd, not here.
+    by `close`; QEMU's death is told by its pidfd, not here (qemu.qmp is not told of it reliably).
     """
 
     def __init__(self, connection: socket.socket, on_event: Callable[[Mapping[str, Any]], object]) -> None:
         self._connection = connection
         self._on_event = on_event
-        self._numbers = itertools.count(_CAPABILITIES + 1)
-        self._lock = threading.Lock()
-        self._awaited: dict[int, queue.SimpleQueue[Mapping[str, Any] | None]] = {}
         self._ready = threading.Event()
-        self._over = self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Any = None
+        self._stop: asyncio.Event | None = None
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="qmp", daemon=True)
 
@@ -59,38 +49,34 @@ class QmpMonitor:
         Raises InfrastructureError when QEMU refuses it, is gone, or does not answer in time.
         """
         self._ready.wait(deadline.remaining)
-        answers: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-        number = next(self._numbers)
-        with self._lock:
-            if self._over or not self._ready.is_set():
-                raise self._error(f"no QMP session for {command}", deadline)
-            self._awaited[number] = answers
+        client, loop = self._client, self._loop
+        if client is None or loop is None:
+            raise self._error(f"no QMP session for {command}", deadline)
+        from qemu.qmp import QMPError
+
         try:
-            self._send(command, number, arguments)
-            answer = answers.get(timeout=deadline.remaining)
-        except queue.Empty:
+            future = asyncio.run_coroutine_threadsafe(client.execute(command, arguments or None), loop)
+        except RuntimeError as closed:
+            raise self._error(f"the QMP session ended before {command}", deadline) from closed
+        try:
+            return future.result(deadline.remaining)
+        except FutureTimeout:
+            future.cancel()
             raise self._error(f"QEMU did not answer {command}", deadline) from None
-        except OSError:
-            answer = None
-        finally:
-            with self._lock:
-                self._awaited.pop(number, None)
-        if answer is None:
-            raise self._error(f"the QMP session ended before {command} was answered", deadline)
-        if "error" in answer:
-            raise self._error(f"QEMU refused {command}: {answer['error'].get('desc')}", deadline)
-        return answer.get("return")
+        except (QMPError, RuntimeError) as refused:
+            raise self._error(f"QEMU refused {command}: {refused}", deadline) from refused
 
     def close(self, timeout: float) -> bool:
-        """End the session, once what QEMU said has been taken; False when its thread still runs after `timeout` s."""
+        """End the session; False when its thread still runs after `timeout` seconds."""
         if not self._thread.ident:
             self._connection.close()
             return True
-        self._closing = True
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # QEMU has gone
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            try:
+                loop.call_soon_threadsafe(stop.set)
+            except RuntimeError:
+                pass  # the loop has ended by itself
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -102,58 +88,63 @@ class QmpMonitor:
             last_lines=[self._failure] if self._failure else [],
         )
 
-    def _send(self, command: str, number: int, arguments: Mapping[str, object]) -> None:
-        said: dict[str, object] = {"execute": command, "id": number}
-        if arguments:
-            said["arguments"] = arguments
-        self._connection.sendall(json.dumps(said).encode() + b"\n")
-
     def _run(self) -> None:
         try:
-            for message in self._messages():
-                self._take(message)
-            if not self._ready.is_set() and not self._closing:
-                self._failure = "QEMU ended before there was a session"
+            asyncio.run(self._session())
         except Exception as error:  # however a session ends, who asks next is told; the guest is not its business
-            if not (self._closing and isinstance(error, OSError)):
-                self._failure = f"{type(error).__name__}: {error}"
-                log.debug("QMP session ended: %s", self._failure)
+            self._failure = f"{type(error).__name__}: {error}"
+            log.debug("QMP session ended: %s", self._failure)
         finally:
-            with self._lock:
-                self._over = True
-                for answers in self._awaited.values():
-                    answers.put(None)
+            self._client = None
             self._ready.set()
             self._connection.close()
 
-    def _messages(self) -> Iterator[dict[str, Any]]:
-        """What QEMU says, until it says no more."""
-        rest = b""
-        while data := self._receive():
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError(f"not a QMP message: {line[:80]!r}")
-                yield message
+    async def _session(self) -> None:
+        from qemu.qmp import QMPClient
+        from qemu.qmp.events import EventListener
 
-    def _receive(self) -> bytes:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        client = QMPClient("guest")
+        listener = EventListener()
+        client.register_listener(listener)
+        # A guest may set its RTC before QMP is ready: the library's own negotiation takes an event that comes before
+        # the answer for a failure.
+        client.negotiate = False
         try:
-            return self._connection.recv(_READ)
-        except ConnectionResetError:  # QEMU ended with something of ours unread
-            return b""
+            await client.connect(self._connection)
+            await client.execute("qmp_capabilities")
+        except BaseException:
+            # QEMU has ended already: what its end left behind in the library is taken, or asyncio complains of it.
+            with contextlib.suppress(EOFError, OSError):
+                await client.disconnect()
+            raise
+        self._client = client
+        self._ready.set()
+        events = asyncio.create_task(self._follow(listener))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            while client.runstate.name == "RUNNING" and not stop.done():
+                changed = asyncio.create_task(client.runstate_changed())
+                await asyncio.wait({stop, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+        finally:
+            self._client = None
+            # Events that came just before the end (SHUTDOWN and its reason) are still queued.
+            while not listener.empty():
+                self._on_event(_plain(await listener.get()))
+            events.cancel()
+            stop.cancel()
+            try:
+                await client.disconnect()
+            except (EOFError, OSError):
+                pass
 
-    def _take(self, message: dict[str, Any]) -> None:
-        if "event" in message:
-            self._on_event(message)
-        elif "QMP" in message:
-            self._send("qmp_capabilities", _CAPABILITIES, {})
-        elif message.get("id") != _CAPABILITIES:
-            with self._lock:
-                answers = self._awaited.get(message.get("id", -1))
-            if answers is not None:  # else whoever asked has given up
-                answers.put(message)
-        elif "error" in message:
-            raise ValueError(f"QEMU refuses a session: {message['error']}")
-        else:
-            self._ready.set()
+    async def _follow(self, listener: Any) -> None:
+        async for event in listener:
+            self._on_event(_plain(event))
+
+
+def _plain(event: Any) -> dict[str, Any]:
+    """A QMP event as an ordinary dictionary."""
+    return dict(event)
