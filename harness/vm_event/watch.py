@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
@@ -26,7 +27,12 @@ class MonitorClient:
         """Connect. Raises MonitorError when nobody listens there."""
         self.path = path
         self._socket = connect(path)
-        self._objects = self._received()
+        self._decoder = Decoder(OBJECT_LIMIT)
+        self._received: deque[dict[str, Any] | Garbage] = deque()
+        #: Events that came while an answer was awaited.
+        self._early: deque[dict[str, Any]] = deque()
+        self._unanswered: str | None = None
+        self._ended = False
 
     def __enter__(self) -> MonitorClient:
         return self
@@ -41,15 +47,25 @@ class MonitorClient:
         self._socket.close()
 
     def command(self, name: str, arguments: str | None = None, *, timeout: float = 10.0) -> dict[str, Any]:
-        """Send a command and return its answer, an object with `ack`. Raises MonitorError when none comes."""
+        """Send a command and return its answer, an object with `ack`. Raises MonitorError when none comes.
+
+        Events that come before it are kept for `events`. Once an answer did not come in time, no other command can be
+        given on this connection: nobody could tell whose answer comes then.
+        """
+        if self._unanswered is not None:
+            raise MonitorError(f"{self.path}: {self._unanswered!r} was not answered: connect anew to give another")
         message: dict[str, Any] = {"command": name}
         if arguments is not None:
             message["arguments"] = arguments
+        until = time.monotonic() + timeout
         self._socket.settimeout(timeout)
         try:
             self._socket.sendall(encode(message))
-            answer = next(self._objects, None)
+            while isinstance(answer := self._next(), dict) and "vm_event" in answer:
+                self._early.append(answer)
+                self._socket.settimeout(max(until - time.monotonic(), 0.001))
         except TimeoutError:
+            self._unanswered = name
             raise MonitorError(f"{self.path}: no answer to {name!r} within {timeout:.0f} s") from None
         except OSError as error:
             raise MonitorError(f"{self.path}: {error.strerror or error}") from error
@@ -68,14 +84,27 @@ class MonitorClient:
 
     def events(self) -> Iterator[dict[str, Any] | Garbage]:
         """Everything that comes, until the service closes the connection."""
-        return self._objects
+        while True:
+            if self._early:
+                yield self._early.popleft()
+                continue
+            thing = self._next()
+            if thing is None:
+                return
+            if self._unanswered is not None and isinstance(thing, dict) and "vm_event" not in thing and "ack" in thing:
+                continue  # an answer that nobody waits for any more
+            yield thing
 
-    def _received(self) -> Iterator[dict[str, Any] | Garbage]:
-        decoder = Decoder(OBJECT_LIMIT)
-        while data := self._receive():
-            yield from decoder.feed(data)
-        if decoder.partial:
-            yield Garbage(b"", "the connection ended within an object")
+    def _next(self) -> dict[str, Any] | Garbage | None:
+        """The next object; None at the end. Raises OSError, TimeoutError among them: what was received stays."""
+        while not self._received and not self._ended:
+            if data := self._receive():
+                self._received.extend(self._decoder.feed(data))
+                continue
+            self._ended = True
+            if self._decoder.partial:
+                return Garbage(b"", "the connection ended within an object")
+        return self._received.popleft() if self._received else None
 
     def _receive(self) -> bytes:
         """Plain recv, not recvmsg: the kernel discards the descriptor acrn-dm attaches to what it sends."""
