@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -121,6 +122,25 @@ def test_a_good_connection_that_ends_is_made_again_at_once(peer: Peer, path: Pat
     peer.hang_up()
     source.collect(100 * SECOND)
     assert source.deadline_ns() == 100 * SECOND + FIRST_RETRY_NS
+    source.close()
+
+
+def test_when_descriptors_have_run_out_it_is_told_and_tried_again(
+    peer: Peer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = AcrnDmSource(path, vm="vm0")
+
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", none_left)
+        assert source.collect(0) == []
+    assert source.status()["last_error"] == "Too many open files"
+    due = source.deadline_ns()
+    assert due == FIRST_RETRY_NS
+    source.collect(due)
+    assert source.status()["connected"]
     source.close()
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 from .errors import MonitorError
 from .monitor import REGISTER
@@ -138,22 +139,23 @@ class AcrnDmLink:
         """Connect and ask to be registered. A connection to a unix socket is made at once or not at all."""
         self._retry_ns = now_ns + self._delay_ns
         self._delay_ns = min(2 * self._delay_ns, LONGEST_RETRY_NS)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            with socket_address(self.path) as address:
-                connection.connect(address)
-        except BlockingIOError:
-            connection.close()
-            self._tell("its backlog is full: it serves another client, and more are waiting")
-            return
-        except (OSError, MonitorError) as error:
-            connection.close()
-            self._tell(_text(error))
-            return
+        with ExitStack() as undo:
+            try:
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                undo.callback(connection.close)
+                with socket_address(self.path) as address:
+                    connection.connect(address)
+                self._epoll.register(connection, select.EPOLLIN)
+            except BlockingIOError:
+                self._tell("its backlog is full: it serves another client, and more are waiting")
+                return
+            except (OSError, MonitorError) as error:  # of this process, too: descriptors may have run out for a while
+                self._tell(_text(error))
+                return
+            undo.pop_all()
         self.connections += 1
         self._socket = connection
         self._decoder = Decoder()
-        self._epoll.register(connection, select.EPOLLIN)
         self._registration_due_ns = now_ns + self._patience_ns
         self._send(encode({"command": REGISTER}))
 
