@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.vm_event import (
+    EventStream,
     RtcChange,
     ServiceError,
     SettledRtcChange,
@@ -230,6 +231,44 @@ def test_an_iterator_of_a_service_that_fails_says_so(monkeypatch: pytest.MonkeyP
         service.send(VmEventType.POWER_OFF)
         with pytest.raises(ServiceError, match="failed: RuntimeError: struck by lightning"):
             next(events)
+
+
+def test_an_iterator_that_is_made_while_a_life_ends_is_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = VmEventService("vm0", window=INSTANT)
+    late: list[EventStream] = []
+    end = EventStream.end
+
+    def end_and_make_another(stream: EventStream, failure: str | None = None) -> None:
+        end(stream, failure)
+        if not late:
+            late.append(service.events())
+
+    with monkeypatch.context() as patch, nothing_left_open(), service:
+        first = service.events()
+        service.start()
+        patch.setattr(EventStream, "end", end_and_make_another)
+        service.stop()
+        assert list(first) == []
+        service.start()
+        settle(service, range(1, 2))
+        assert late[0].take(PATIENCE) is not None
+        service.stop()
+        assert list(late[0]) == []
+
+
+def test_an_event_that_is_on_its_way_to_one_who_unsubscribes_starts_no_thread_and_is_not_missed(
+    instant: VmEventService,
+) -> None:
+    # Given somebody who unsubscribes after those who are to be told have been looked up, and before it is told.
+    told: list[SettledRtcChange] = []
+    listeners = instant._listeners
+    with nothing_left_open():
+        unsubscribe = instant.subscribe(told.append)
+        (subscriber,) = listeners._subscribers
+        unsubscribe()
+        assert subscriber.offer(SettledRtcChange(NOON, NOON + 60, 60, 1, source="dm", vm="vm0"))
+    assert told == []
+    assert subscriber.missed == 0
 
 
 class Recorder:

@@ -161,6 +161,21 @@ def test_an_event_for_a_service_that_does_not_run_is_refused_and_never_told_late
     service.stop()
 
 
+def test_what_is_given_to_a_service_that_has_failed_is_counted_as_unheeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with nothing_left_open(), VmEventService() as service:
+        service.start()
+        assert service._session is not None
+
+        def fail() -> None:
+            raise RuntimeError("struck by lightning")
+
+        monkeypatch.setattr(service._session, "_turn", fail)
+        service.send(RtcChange(NOON, 1))
+        assert service.wait(PATIENCE)
+        assert not service.send(RtcChange(NOON, 2))
+        assert service.status()["unheeded"] == service.status()["dropped"] == 1
+
+
 def test_hundreds_of_lives_with_all_there_is_leave_nothing_behind(path: Path) -> None:
     with nothing_left_open():
         service = VmEventService("vm0", window=INSTANT)

@@ -16,8 +16,9 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Makes calls one after another, in order, on a thread of its own that is started by the first of them.
 
-    After `end` the worker can be used again: the next thread begins when the one before has ended. At most
-    `limit` calls wait. One more is refused; with `keep_newest` it is taken, and the oldest is forgotten.
+    After `end` the worker can be used again: the next thread begins when the one before has ended. After `close`
+    it cannot. At most `limit` calls wait. One more is refused; with `keep_newest` it is taken, and the oldest is
+    forgotten.
     """
 
     def __init__(self, name: str, *, limit: int = 1000, keep_newest: bool = False) -> None:
@@ -27,10 +28,14 @@ class Worker:
         self._lock = threading.Lock()
         self._shift: _Shift | None = None
         self._last: _Shift | None = None
+        #: Set for good by `close`; whoever submits at that moment starts no thread that nobody would end.
+        self.closed = False
 
     def submit(self, call: Call) -> bool:
         """Queue a call; False when one is lost by it, this one or the oldest. What it raises is logged."""
         with self._lock:
+            if self.closed:
+                return False
             if self._shift is None:
                 shift = _Shift(self._name, self._last)
                 shift.thread.start()
@@ -62,7 +67,9 @@ class Worker:
         return not last.thread.is_alive()
 
     def close(self, patience: float = 2.0) -> bool:
-        """`end` and `join`: let the queued calls be made; False if it is still busy after `patience` seconds."""
+        """Let the queued calls be made, and take no more; False if it is still busy after `patience` seconds."""
+        with self._lock:
+            self.closed = True
         self.end()
         if self.join(time.monotonic() + patience):
             return True

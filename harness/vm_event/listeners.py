@@ -106,11 +106,12 @@ class Listeners:
                 _log.warning("%s: somebody is too slow: %d events were missed so far", self._vm, self._missed)
 
     def end(self, failure: str | None) -> None:
-        """No more events will come in this life: the streams end."""
-        for stream in self._open_streams():
-            stream.end(failure)
+        """No more events will come in this life: the streams end. One that is made from now on is of the next."""
         with self._lock:
+            streams = list(self._streams)
             self._streams.clear()
+        for stream in streams:
+            stream.end(failure)
 
     def close(self, until: float) -> None:
         """Let what was delivered be worked off, until then (monotonic seconds), and end the threads.
@@ -184,5 +185,7 @@ class _Subscriber:
         except RuntimeError as error:
             _log.error("no thread for a callback: %s", error)
             taken = False
+        if self.worker.closed:
+            return True  # it unsubscribed at this moment: nobody misses anything
         self.missed += not taken
         return taken

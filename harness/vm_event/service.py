@@ -210,7 +210,10 @@ class VmEventService:
         if not isinstance(source, TunnelSource):
             self._unheeded += 1
             return False
-        return source.send(event, stamp_ns)
+        taken = source.send(event, stamp_ns)
+        if not taken and source.closed:
+            self._unheeded += 1  # it has failed, or is being stopped: the ring that would count it is gone
+        return taken
 
     def set_rtc(self, time: int, *, stamp_ns: int | None = None, source: str = DM) -> None:
         """The guest's RTC shows `time` (seconds since 1970 UTC) at `stamp_ns`: at its start, after a reset.
@@ -278,9 +281,9 @@ class VmEventService:
         if session is None:
             ended = self._ended or {"vm": self.vm, "running": False, "window": self.window, "sources": {}}
             return {**ended, **self._listeners.status()}
-        return self.status_of(session)
+        return self._status_of(session)
 
-    def status_of(self, session: Session) -> dict[str, Any]:
+    def _status_of(self, session: Session) -> dict[str, Any]:
         """`status` while `session` serves; called by it, too."""
         sources = {name: source.status() for name, source in session.sources.items()}
         for name, error in list(session.broken.items()):
@@ -332,7 +335,7 @@ class _Owner:
     """What a session asks of its service."""
 
     def __init__(self, service: VmEventService, listeners: Listeners, commands: Commands) -> None:
-        self.status = service.status_of
+        self.status = service._status_of
         self.deliver = listeners.deliver
         self.ended = listeners.end
         self.execute = commands.execute

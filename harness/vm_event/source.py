@@ -128,6 +128,11 @@ class TunnelSource:
         """Why this source is disabled; None while it works."""
         return self._error
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads the tunnel any more."""
+        return self._tunnel.closed
+
     def send(self, event: RtcChange | VmEventType, stamp_ns: int | None) -> bool:
         """Put an event into the tunnel, from any thread; False when it is full or closed."""
         if isinstance(event, RtcChange):

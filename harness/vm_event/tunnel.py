@@ -42,7 +42,8 @@ class Tunnel:
         self._ring = ring
         self._kick = kick
         self._overrun_seen = ring.overrun
-        self._closed = False
+        #: Set for good by `close`: page and descriptors are released.
+        self.closed = False
         #: Held while a sender puts and kicks, so that order, stamps and closing agree between threads.
         self.lock = threading.Lock()
         #: Elements put by this process, in all; guarded by `lock`.
@@ -100,7 +101,7 @@ class Tunnel:
         numbers that do not fit the element, RingError when the reader damaged the header.
         """
         with self.lock:
-            if self._closed:
+            if self.closed:
                 return False
             if stamp_ns is None:
                 stamp_ns = time.monotonic_ns()
@@ -112,7 +113,7 @@ class Tunnel:
 
     def wake(self) -> None:
         """Have this process's reader look at the tunnel, without an element. The caller holds `lock`."""
-        if not self._closed:
+        if not self.closed:
             _add_one(self._wake)
 
     def acknowledge(self) -> None:
@@ -152,9 +153,9 @@ class Tunnel:
     def close(self) -> None:
         """Release page and descriptors; senders get False from now on. Closing again does nothing."""
         with self.lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
             self._bell.close()
             self._ring.close()
             os.close(self._kick)
