@@ -106,7 +106,7 @@ def _result(run: RunDir, v: Verdict, identity: str) -> dict[str, Any]:
         result["statusDetails"] = {"message": message}
     start, stop = v.origin_ns, max((s.t_ns for s in v.seen if s.t_ns is not None), default=v.decided_ns)
     for key, moment in (("start", start), ("stop", stop)):
-        wall = run.wall_ns(moment) if moment is not None else None
+        wall = run.wall_ns(moment, v.vm) if moment is not None else None
         if wall is not None:
             result[key] = wall // 1_000_000
     return result

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import ConfigurationError, InfrastructureError
 from reports.slices import arrival_of, lines_between, t_ns_of
-from reports.verdicts import Verdict, parse_verdict, plain
+from reports.verdicts import INCONCLUSIVE, Verdict, parse_verdict, plain
 
 GUEST_FILES = ("verdicts.jsonl", "trace.log", "events.jsonl", "agent.jsonl", "console.log", "exit.json")
 
@@ -61,6 +61,17 @@ class RunDir:
         return isinstance(self.info.get("attached"), Mapping)
 
     @property
+    def former_sessions(self) -> tuple[Mapping[str, Any], ...]:
+        """What run.json says of the sessions before the present one, of a run that was cut and resumed."""
+        told = self.info.get("former_sessions")
+        return tuple(each for each in told if isinstance(each, Mapping)) if isinstance(told, list) else ()
+
+    def session(self, vm: str) -> int:
+        """In which session of the run the guest was, from 1 on."""
+        number = self._told_of(vm).get("session", 1)
+        return number if isinstance(number, int) else 1
+
+    @property
     def finished(self) -> bool:
         """Whether the harness came to its orderly end."""
         return bool(self.info.get("ended"))
@@ -74,12 +85,12 @@ class RunDir:
     @property
     def errors(self) -> tuple[RunError, ...]:
         """What went wrong beside the product, as run.json tells it."""
-        recorded = self.info.get("errors")
-        return tuple(
-            RunError(plain(e.get("class") or "error"), plain(e.get("vm") or ""), str(e.get("text") or ""))
-            for e in (recorded if isinstance(recorded, list) else [])
-            if isinstance(e, Mapping)
-        )
+        return _errors(self.info)
+
+    @property
+    def former_errors(self) -> tuple[RunError, ...]:
+        """The same of earlier sessions: what was lost by them has been done again since."""
+        return tuple(error for session in self.former_sessions for error in _errors(session))
 
     def guest(self, vm: str) -> Path:
         """The folder of one guest. A name with a path in it can only come from damage: it stays inside."""
@@ -87,14 +98,19 @@ class RunDir:
 
     def vrtc(self, vm: str) -> str | None:
         """Whose virtual RTC the guest has: `dm`, `hv`, or None where run.json does not say."""
-        guests = self.info.get("guests")
-        guest = guests.get(vm) if isinstance(guests, Mapping) else None
-        vrtc = guest.get("vrtc") if isinstance(guest, Mapping) else None
+        vrtc = self._told_of(vm).get("vrtc")
         return vrtc if vrtc in ("dm", "hv") else None
 
-    def wall_ns(self, monotonic_ns: int) -> int | None:
-        """A monotonic moment as wall-clock ns since 1970, by the mapping taken when the run began."""
-        clock = self.info.get("clock")
+    def _told_of(self, vm: str) -> Mapping[str, Any]:
+        guests = self.info.get("guests")
+        guest = guests.get(vm) if isinstance(guests, Mapping) else None
+        return guest if isinstance(guest, Mapping) else {}
+
+    def wall_ns(self, monotonic_ns: int, vm: str | None = None) -> int | None:
+        """A monotonic moment as wall-clock ns since 1970, by the mapping taken when the (guest's) session began."""
+        sessions = [*self.former_sessions, self.info]
+        number = len(sessions) if vm is None else self.session(vm)
+        clock = sessions[number - 1].get("clock") if 0 < number <= len(sessions) else None
         if not isinstance(clock, Mapping):
             return None
         mono, wall = clock.get("monotonic_ns"), clock.get("wall_ns")
@@ -103,7 +119,10 @@ class RunDir:
         return None
 
     def verdicts(self) -> list[Verdict]:
-        """The latest revision of each item's verdict, all guests, in the order they were decided."""
+        """The latest revision of each item's verdict, all guests, in the order they were decided.
+
+        Of a plan that was done again after the run had been cut, only what its last session found; and every fault.
+        """
         latest: dict[tuple[str, str], Verdict] = {}
         for vm in self.guests:
             for raw in self._objects(self.guest(vm) / "verdicts.jsonl"):
@@ -111,7 +130,16 @@ class RunDir:
                 key = (verdict.vm, verdict.item)
                 if key not in latest or verdict.revision >= latest[key].revision:
                     latest[key] = verdict
-        return sorted(latest.values(), key=lambda verdict: verdict.decided_ns or 0)
+        found = sorted(latest.values(), key=lambda verdict: (self.session(verdict.vm), verdict.decided_ns or 0))
+        return self._without_superseded(found) if self.former_sessions else found
+
+    def _without_superseded(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """Without what the cut fell into, and without what was done again since; but for faults."""
+        planned = [(v.item.partition("~")[0], v) for v in verdicts if v.role == "update" or v.mode == "ntp"]
+        last = {plan: self.session(v.vm) for plan, v in planned}  # in the order of sessions
+        gone = {id(v) for plan, v in planned if self.session(v.vm) < last[plan] and not v.is_fault}
+        gone |= {id(v) for v in verdicts if v.verdict == INCONCLUSIVE and self._was_cut(v.vm)}
+        return [v for v in verdicts if id(v) not in gone]
 
     def find(self, item: str) -> Verdict:
         """The verdict on `item` (or `vm/item` where several guests have one of that name).
@@ -213,16 +241,29 @@ class RunDir:
                         value = None
                     if isinstance(value, dict):
                         yield value
-                    elif line.endswith("\n") or self.finished:
+                    elif line.endswith("\n") or (self.finished and not self._was_cut(path.parent.name)):
                         self._note(f"{path}:{number}: not a JSON object: {plain(line[:60].rstrip())}")
         except FileNotFoundError:
             return
         except OSError as error:
             self._note(f"{path}: {error.strerror or error}")
 
+    def _was_cut(self, vm: str) -> bool:
+        """Whether the guest's session was one that ended before the run did."""
+        return self.session(vm) <= len(self.former_sessions)
+
     def _note(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _errors(session: Mapping[str, Any]) -> tuple[RunError, ...]:
+    recorded = session.get("errors")
+    return tuple(
+        RunError(plain(e.get("class") or "error"), plain(e.get("vm") or ""), str(e.get("text") or ""))
+        for e in (recorded if isinstance(recorded, list) else [])
+        if isinstance(e, Mapping)
+    )
 
 
 def open_run(path: Path | str | RunDir) -> RunDir:

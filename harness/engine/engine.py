@@ -7,12 +7,13 @@ import datetime
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.bench import Bench
 from harness.deadline import Deadline
+from harness.engine.former import Former, read_former
 from harness.engine.guests import GuestFactory, guest_for
 from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorLost
 from harness.engine.lane import LINGER_NS, Lane, Slots, Task
@@ -109,7 +110,9 @@ class Engine:
                 "estimate_tolerance": 0,
                 **settings.details,
             },
+            resume=settings.resume,
         )
+        self._former = Former()
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -118,10 +121,13 @@ class Engine:
 
         Raises ConfigurationError where the bench has no guest for a plan, or the sockets need `{vm}`.
         """
+        if self._settings.resume:
+            self._former = read_former(self.rundir.path, {plan.id for plan in plans}, LINGER_NS)
+            self._beside.update({(verdict.vm, verdict.item): verdict for verdict in self._former.beside})
         for plan in plans:
-            guest = guest_for(self._bench, plan)
-            self._outcomes[plan.id] = Outcome(plan)
-            self._queues[guest.name].append(Task(plan, plan.id))
+            self._plan(plan)
+        if not any(self._queues.values()):
+            return
         for tasks in self._queues.values():
             self._following |= following([task.plan for task in tasks])
         lanes = self._lanes_wanted()
@@ -149,13 +155,24 @@ class Engine:
         for lane in self._lanes:
             lane.start()
 
+    def _plan(self, plan: Plan) -> None:
+        """Something to do, or, where the run is resumed, the verdict that there is."""
+        guest = guest_for(self._bench, plan)
+        known = self._former.final.get(plan.id)
+        if known is not None:
+            self._outcomes[plan.id] = Outcome(plan, known.vm, known, final=True)
+            return
+        self._outcomes[plan.id] = Outcome(plan)
+        attempt = self._former.attempts.get(plan.id, 0) + 1
+        self._queues[guest.name].append(Task(plan, plan.id if attempt == 1 else f"{plan.id}~{attempt}", attempt))
+
     def _lanes_wanted(self) -> list[tuple[str, int]]:
         """Kinds of guests, and which number of its kind each is."""
         work = {kind: [task.plan for task in tasks] for kind, tasks in self._queues.items()}
         count: collections.Counter[str] = collections.Counter()
         lanes = []
         for kind in share_out(work, self._settings.guests):
-            count[kind] += 1
+            count[kind] = (count[kind] or self.rundir.last_number(kind)) + 1
             lanes.append((kind, count[kind]))
         return lanes
 
@@ -234,6 +251,11 @@ class Engine:
         return next((kind.vrtc for kind in self._bench.guests if kind.name == self._kinds.get(vm)), None)
 
     @property
+    def former(self) -> Collection[Verdict]:
+        """The verdicts on plans that this run had already when it was resumed."""
+        return self._former.final.values()
+
+    @property
     def repeated(self) -> int:
         """How many decisions could not be made because something stood still."""
         return self._inconclusive
@@ -304,11 +326,11 @@ class Engine:
                 self._listened_for[lane.name].append(outcome)
         elif lane.failed or outcome.to_repeat:
             pass  # its guest's end will say why; or it is on its way already
-        elif outcome.attempts < ATTEMPTS and not self._closed:
+        elif outcome.attempts < ATTEMPTS + self._former.attempts.get(outcome.plan.id, 0) and not self._closed:
             outcome.to_repeat = True
             attempt = outcome.attempts + 1
             before = starting_point(outcome.plan) or next(iter(_before(lane, outcome.plan)), None)
-            self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt, before))
+            self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt, True, before))
         else:
             self._inconclusive += 1
             outcome.error = outcome.error or InfrastructureError(f"{verdict.item}: {verdict.diagnosis}")

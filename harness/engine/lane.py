@@ -50,11 +50,15 @@ LINGER_NS = 6_000_000_000
 
 @dataclass(frozen=True)
 class Task:
-    """A plan to carry out; `item` is its id, with `~2` and so on behind it for a repetition."""
+    """A plan to carry out; `item` is its id, with `~2` and so on behind it for a further attempt.
+
+    again: whether this guest has carried it out before.
+    """
 
     plan: Plan
     item: str
     attempt: int = 1
+    again: bool = False
     before: Plan | None = None
     """What to carry out first, so that the clock is where the first attempt found it."""
 
@@ -238,7 +242,7 @@ class Lane:
         worked = False
         while not self._stopping.is_set() and (task := self._desk.take(self)) is not None:
             worked = True
-            if task.attempt == 1:
+            if not task.again:
                 self.done.append(task.plan)
                 self._rundir.append_plan(self.name, task.plan)
             if task.before is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -13,19 +15,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.engine.former import read_run_json
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.plan import Plan, dump_plan, dump_plans
 
 FORMAT = 1
 
+_OF_A_SESSION = ("started", "ended", "command", "clock", "load", "errors")
+"""What of run.json is about the present session; of earlier ones it stands in `former_sessions`."""
+
 
 class RunDirectory:
     """One run's directory; `run.json` is rewritten whole whenever something in it changes.
 
-    Raises ConfigurationError when the directory holds another run or cannot be made.
+    resume: go on with the run that is there, in a new session: it keeps its guests, and its new ones have other names.
+    Raises ConfigurationError when the directory holds another run or cannot be made, when there is none to go on
+    with, and while another process is at work on it.
     """
 
-    def __init__(self, path: Path, seed: int, details: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, seed: int, details: Mapping[str, Any], *, resume: bool = False) -> None:
         self.path = path
         self.seed = seed
         self._lock = threading.Lock()
@@ -33,8 +41,14 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"the run directory {path} cannot be made: {error}") from error
-        if (path / "run.json").exists():
-            raise ConfigurationError(f"{path} holds a run already", hint="name another directory with --run-dir")
+        if not resume and (path / "run.json").exists():
+            hint = "name another directory with --run-dir; an unfinished run is gone on with by --resume"
+            raise ConfigurationError(f"{path} holds a run already", hint=hint)
+        former = read_run_json(path) if resume else {}
+        self._claim = _claim(path)
+        self._sessions: list[dict[str, Any]] = former.get("former_sessions", [])
+        if former:
+            self._sessions.append({name: former.get(name) for name in _OF_A_SESSION})
         self._document: dict[str, Any] = {
             "format": FORMAT,
             "seed": seed,
@@ -45,9 +59,12 @@ class RunDirectory:
             "clock": {"monotonic_ns": time.monotonic_ns(), "wall_ns": time.time_ns()},
             "load": os.getloadavg()[0],
             **details,
-            "guests": {},
+            **({"former_sessions": self._sessions} if self._sessions else {}),
+            "guests": former.get("guests", {}),
             "errors": [],
         }
+        if former:
+            self._document["versions"] = {**former.get("versions", {}), **self._document["versions"]}
         self._save()
 
     def guest(self, name: str) -> Path:
@@ -58,9 +75,15 @@ class RunDirectory:
 
     def add_guest(self, name: str, details: Mapping[str, Any]) -> None:
         """Note what a guest is made of."""
+        session = {"session": len(self._sessions) + 1} if self._sessions else {}
         with self._lock:
-            self._document["guests"][name] = dict(details)
+            self._document["guests"][name] = {**details, **session}
         self._save()
+
+    def last_number(self, kind: str) -> int:
+        """The highest number that a guest of this kind has got in this run; 0 where there was none."""
+        numbers = (re.fullmatch(re.escape(kind) + r"-([0-9]+)", entry.name) for entry in self.path.iterdir())
+        return max((int(match[1]) for match in numbers if match), default=0)
 
     def add_versions(self, versions: Mapping[str, str]) -> None:
         """Note versions of what the run is made of."""
@@ -85,6 +108,9 @@ class RunDirectory:
         with self._lock:
             self._document["ended"] = _utc_now()
         self._save()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def append_plan(self, vm: str, plan: Plan) -> None:
         """Add to the plans that a guest was given, in the order in which it carries them out.
@@ -114,6 +140,23 @@ class RunDirectory:
                 write_whole(self.path / "run.json", text + "\n")
             except OSError as error:
                 raise disk_error(self.path, error) from error
+
+
+def _claim(path: Path) -> int | None:
+    """Have the directory for oneself, until the descriptor is closed; None where its file system has no such thing.
+
+    Raises ConfigurationError where another process has it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigurationError(f"{path}: this run is still going on, in another process") from None
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_whole(path: Path, text: str) -> None:

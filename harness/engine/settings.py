@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What a run needs to know beside its bench; sockets: None for the default inside the run directory."""
+    """What a run needs to know beside its bench; sockets: None for the default inside the run directory.
+
+    resume: go on with the run that is in run_dir: what is known for good of the same plans is not done again.
+    """
 
     run_dir: Path
     seed: int
@@ -18,3 +21,4 @@ class EngineSettings:
     service_socket: str | None = None
     event_socket: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False

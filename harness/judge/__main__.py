@@ -28,6 +28,8 @@ class Rejudged:
     vm: str
     verdicts: tuple[Verdict, ...]
     errors: tuple[InfrastructureError, ...]
+    former: bool = False
+    """Whether the guest's session of the run was cut, and another one has gone on from there."""
 
 
 def rejudge(run_dir: Path) -> list[Rejudged]:
@@ -39,22 +41,25 @@ def rejudge(run_dir: Path) -> list[Rejudged]:
     guests = sorted(path.parent for path in run_dir.glob("*/trace.log"))
     if not guests:
         raise ConfigurationError(f"{run_dir} holds no guest's trace.log: not a run directory")
-    return [_rejudge_guest(guest, settings) for guest in guests]
+    parameters, former = settings
+    return [_rejudge_guest(guest, parameters, former=guest.name in former) for guest in guests]
 
 
-def _settings(run_dir: Path) -> dict[str, int]:
-    """The judge's parameters as run.json has them; without run.json the defaults."""
+def _settings(run_dir: Path) -> tuple[dict[str, int], set[str]]:
+    """The judge's parameters as run.json has them, and the guests of sessions that were cut; defaults without it."""
     path = run_dir / "run.json"
     if not path.exists():
-        return {}
+        return {}, set()
     try:
         run = json.loads(path.read_bytes())
-        return {key: int(run[key]) for key in ("window_ns", "estimate_tolerance") if key in run}
-    except (OSError, ValueError, TypeError) as error:
+        session = 1 + len(run.get("former_sessions", ()))
+        former = {vm for vm, about in run.get("guests", {}).items() if about.get("session", 1) < session}
+        return {key: int(run[key]) for key in ("window_ns", "estimate_tolerance") if key in run}, former
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _rejudge_guest(vm_dir: Path, settings: dict[str, int]) -> Rejudged:
+def _rejudge_guest(vm_dir: Path, settings: dict[str, int], *, former: bool) -> Rejudged:
     with GuestJudge(vm_dir, **settings) as judge:
         judge.refresh()
         verdicts = judge.decide(judge.last_known_ns, final=True)
@@ -62,18 +67,25 @@ def _rejudge_guest(vm_dir: Path, settings: dict[str, int]) -> Rejudged:
     with (vm_dir / "rejudged.jsonl").open("w", encoding="utf-8") as out:
         for verdict in verdicts:
             out.write(json.dumps(verdict.as_json()) + "\n")
-    return Rejudged(vm_dir.name, tuple(verdicts), errors)
+    return Rejudged(vm_dir.name, tuple(verdicts), errors, former)
 
 
 def exit_code(guests: Sequence[Rejudged]) -> int:
     """1 for product faults, else 10 for what makes the run worth little, else 0.
 
-    Updates that were cut off by the end of listening say nothing about the run.
+    Updates that were cut off by the end of listening say nothing about the run, nor does what was cut with a session
+    of it that another one has gone on from.
     """
-    count = Counter(verdict.verdict for guest in guests for verdict in guest.verdicts if not verdict.cut)
+    count = Counter(
+        verdict.verdict
+        for guest in guests
+        for verdict in guest.verdicts
+        if not verdict.cut and not (guest.former and verdict.verdict == INCONCLUSIVE)
+    )
     if count[PRODUCT_FAULT]:
         return EXIT_PRODUCT
-    if any(guest.errors for guest in guests) or count[INCONCLUSIVE] > MOST_INCONCLUSIVE * count.total():
+    errors = [error for guest in guests if not guest.former for error in guest.errors]
+    if errors or count[INCONCLUSIVE] > MOST_INCONCLUSIVE * count.total():
         return EXIT_INFRASTRUCTURE
     return 0
 
