@@ -8,10 +8,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from fixtures import second_opinion
+from fixtures.session import _FAMILIES, ENGINE
 from harness.deadline import Deadline
 from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE
 from harness.opinion.__main__ import main
@@ -126,6 +129,26 @@ def test_a_missing_rtc_change_is_found(run: Path) -> None:
     tamper(run / "vm0" / "rtc-change.jsonl", last_writes)
     (found,) = contradictions(opinions_of_run(run))
     assert "no RTC_CHANGE" in str(found)
+
+
+@pytest.mark.parametrize("off", [0, 3600])
+def test_a_contradiction_at_the_end_of_a_run_is_an_infrastructure_error_of_it(run: Path, off: int) -> None:
+    def alter(lines: Lines) -> None:
+        lines[1]["event"]["new_time"] += off
+
+    tamper(run / "vm0" / "events.jsonl", alter)
+    errors: list[tuple[str, str | None, str]] = []
+    config = SimpleNamespace(stash=pytest.Stash())
+    config.stash[_FAMILIES] = set()
+    rundir = SimpleNamespace(path=run, add_error=lambda *error: errors.append(error))
+    config.stash[ENGINE] = SimpleNamespace(rundir=rundir)
+
+    second_opinion.pytest_sessionfinish(cast(pytest.Session, SimpleNamespace(config=config)))
+
+    assert config.stash[_FAMILIES] == ({EXIT_INFRASTRUCTURE} if off else set())
+    assert [(family, "contradicts the settled event" in text) for family, _, text in errors] == (
+        [("infrastructure", True)] if off else []
+    )
 
 
 def test_what_the_judge_found_wrong_too_contradicts_nobody(run: Path) -> None:
