@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often an update is tried whose verdict a stall of the harness made worthless."""
 
+LOST = 2
+"""How often an update is tried again that a guest was lost over: one that kills them is not to kill them all."""
+
 FINAL_NS = LINGER_NS + 500_000_000
 """How long after an update is due its verdict is final: what arrived within 6 s has been read by then."""
 
@@ -289,7 +292,8 @@ class Engine:
             self._shows[lane.name] = task.plan.leaves
             outcome = self._outcomes[task.plan.id]
             outcome.vm, outcome.attempts = lane.name, task.attempt
-            outcome.verdict, outcome.listened_for, outcome.to_repeat = None, False, False
+            outcome.verdict = outcome.error = None
+            outcome.listened_for = outcome.to_repeat = False
             return task
 
     def decided(self, lane: Lane, verdict: Verdict) -> None:
@@ -349,7 +353,10 @@ class Engine:
             self._changed.notify_all()
 
     def ended(self, lane: Lane, error: BenchError | None) -> None:
-        """A guest is gone: its outcomes are final; its work goes to others of its kind, or fails with the cause."""
+        """A guest is gone: its outcomes are final; its work goes to others of its kind, or fails with the cause.
+
+        What it was at when it was lost is tried again by another one: then the loss costs no update.
+        """
         if error is not None and not isinstance(error, HypervisorLost):
             family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
             self._note_error(family, lane.name, str(error))
@@ -359,14 +366,21 @@ class Engine:
             self._alive.discard(lane.name)
             kind = self._kinds[lane.name]
             alone = not any(self._kinds[name] == kind for name in self._alive)
+            lost: list[Task] = []
             for outcome in self._outcomes.values():
                 unfinished = outcome.vm == lane.name and not outcome.final
                 orphan = alone and outcome.vm is None and guest_for(self._bench, outcome.plan).name == kind
-                if unfinished or orphan:
-                    if outcome.verdict is None or outcome.verdict.verdict == "inconclusive":
-                        outcome.error = error or InfrastructureError(f"{outcome.plan.id}: the run was cut short")
-                    outcome.final = True
-            self._queues[kind].extendleft(reversed(self._own.pop(lane.name, ())))
+                if not (unfinished or orphan):
+                    continue
+                if outcome.verdict is None or outcome.verdict.verdict == INCONCLUSIVE:
+                    cut_short = InfrastructureError(f"{outcome.plan.id}: the run was cut short")
+                    outcome.error = error or outcome.error or cut_short
+                    by_itself = isinstance(error, InfrastructureError) and not isinstance(error, HypervisorLost)
+                    if by_itself and outcome.attempts <= LOST and not (alone or self.aborting):
+                        lost.append(_repetition_elsewhere(lane, outcome))
+                        continue
+                outcome.final = True
+            self._queues[kind].extendleft(reversed([*lost, *self._own.pop(lane.name, ())]))
             if alone:
                 self._queues[kind].clear()
             self._changed.notify_all()
@@ -376,6 +390,14 @@ class Engine:
             self.rundir.add_error(family, vm, text)
         except InfrastructureError:
             log.error("%s", text)
+
+
+def _repetition_elsewhere(lane: Lane, outcome: Outcome) -> Task:
+    """For another guest what the lane's was at when it was lost, from where its clock stood."""
+    plan, attempt = outcome.plan, outcome.attempts + 1
+    outcome.vm, outcome.to_repeat = None, True
+    before = starting_point(plan) or next(iter(_before(lane, plan)), None)
+    return Task(plan, f"{plan.id}~{attempt}", attempt, before=before)
 
 
 def starting_point(plan: Plan) -> Plan | None:

@@ -333,7 +333,7 @@ class Lane:
     def _linger(self) -> None:
         """Listen on after the last update: a second event may still come."""
         until = time.monotonic_ns() + LINGER_NS
-        while time.monotonic_ns() < until and not self._stopping.is_set():
+        while time.monotonic_ns() < until and not self._stopping.is_set() and not self._desk.wants(self):
             self._changed.clear()
             self._check_alive()
             self._decide()
