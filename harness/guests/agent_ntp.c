@@ -171,17 +171,18 @@ static void drop_planned_write(void)
 	clock_settime(CLOCK_REALTIME, &now);
 }
 
-static void hear(int pipe_end)
+/* Returns whether it said something, within LOOK_MS. */
+static int hear(int pipe_end)
 {
 	struct pollfd end = { pipe_end, POLLIN, 0 };
 	char words[500];
 
 	if (poll(&end, 1, LOOK_MS) <= 0)
-		return;
+		return 0;
 	ssize_t n = read(pipe_end, words, sizeof(words));
 	if (n <= 0) {                     /* it has ended: do not spin until that is seen */
 		usleep(LOOK_MS * 1000);
-		return;
+		return 0;
 	}
 	if (n > (int)sizeof(output) - output_length) {   /* its last words are worth more than its first */
 		memmove(output, output + n, sizeof(output) - n);
@@ -189,6 +190,7 @@ static void hear(int pipe_end)
 	}
 	memcpy(output + output_length, words, n);
 	output_length += n;
+	return 1;
 }
 
 static void end(pid_t child)
@@ -205,7 +207,7 @@ static void end(pid_t child)
 
 struct watch {
 	uint64_t started, synchronised, written;
-	int writes, seen, died;
+	int writes, seen, died, status;
 };
 
 static void watch_kernel(struct watch *watch, pid_t client, int pipe_end, int writes, uint64_t limit_ns)
@@ -216,7 +218,7 @@ static void watch_kernel(struct watch *watch, pid_t client, int pipe_end, int wr
 		long long left, at;
 
 		hear(pipe_end);
-		watch->died = waitpid(client, NULL, WNOHANG) == client;
+		watch->died = waitpid(client, &watch->status, WNOHANG) == client;
 		if (!watch->synchronised && is_synchronised())
 			watch->synchronised = now_ns();
 		at = next_write(&left);
@@ -283,12 +285,14 @@ void run_ntp(char *words)
 	watch_kernel(&watch, client, ends[0], writes, limit_ns);
 	if (!watch.died)
 		end(client);
+	while (hear(ends[0]))             /* why it died it says last */
+		;
 	end(serving);
 	close(ends[0]);
 	forbid_kernel_writes();
 	free_the_rtc();
-	say("ok client_ns=%llu synchronised_ns=%llu written_ns=%llu writes=%d seen=%d died=%d output=",
+	say("ok client_ns=%llu synchronised_ns=%llu written_ns=%llu writes=%d seen=%d died=%d status=%d output=",
 	    (unsigned long long)watch.started, (unsigned long long)watch.synchronised, (unsigned long long)watch.written,
-	    watch.writes, watch.seen, watch.died);
+	    watch.writes, watch.seen, watch.died, watch.status);
 	say_token(output, output_length);
 }
