@@ -69,6 +69,9 @@ class Attachment:
         self.ended: str | None = None
         """Why it is over; None while it is not."""
 
+        self.guest_gone = False
+        """Whether the guest had ended when listening did."""
+
         self.errors: list[BenchError] = []
         """What was in the way of judging."""
 
@@ -224,6 +227,7 @@ class Attachment:
         """The judge has to know how the device model ended, and so has whoever reads the run."""
         record = self._guest.last_words(self._folder / "trace.log")
         leave_record(self._folder / "exit.json", record)
+        self.guest_gone = True
         self.ended = f"the guest ended: {record.problem} ({record.reason})"
         if record.fault is not None:
             self._failed(error_of(record, self._guest.vm, self._guest.exit_record))
