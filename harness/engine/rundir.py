@@ -145,9 +145,10 @@ class RunDirectory:
 def _claim(path: Path) -> int | None:
     """Have the directory for oneself, until the descriptor is closed; None where its file system has no such thing.
 
+    By a file in it: the directory itself is locked by whoever makes a socket there, as the hypervisor process does.
     Raises ConfigurationError where another process has it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
