@@ -37,8 +37,8 @@ KERNEL_ARGUMENTS = (
     "cryptomgr.notests",
     "nolapic",
     "8250.nr_uarts=1",
-    # On a busy machine a kernel measures its TSC wrong: 5 of 100 boots, 5 at once on 2 cores, had a clock that ran 2 to 10
-    # times too fast, and paused so much less. With this none of 100; acpi_pm: 1.
+    # On a busy machine a kernel measures its TSC wrong: 5 of 100 boots, 5 at once on 2 cores, had a clock that ran 2 to
+    # 10 times too fast, and paused so much less. With this none of 100; acpi_pm: 1.
     "clocksource=hpet",
     f"rdinit={AGENT_PATH}",
 )
