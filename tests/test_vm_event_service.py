@@ -114,6 +114,16 @@ def test_what_is_known_of_the_rtc_before_the_start_is_kept_for_one_life() -> Non
         assert heard.next().last_time is None, "what the last life knew died with it"
 
 
+def test_the_rtc_of_a_source_that_there_is_not_is_a_mistake_at_any_time() -> None:
+    with VmEventService("vm0") as service:
+        for _ in ("before the start", "while it runs"):
+            service.set_rtc(NOON)
+            with pytest.raises(ServiceError, match="vm0: there is no source 'hv'"):
+                service.set_rtc(NOON, source="hv")
+            if not service.running:
+                service.start()
+
+
 def test_a_pending_update_dies_with_its_life_and_is_in_no_later_event() -> None:
     with VmEventService(window=0.2) as service:
         heard = Heard(service)

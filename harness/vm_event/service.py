@@ -138,8 +138,7 @@ class VmEventService:
             self._ended = None
             sources = self._open_sources()
             for name, (rtc, stamp_ns) in self._anchors.items():
-                if name in sources:
-                    sources[name].set_rtc(rtc, stamp_ns)
+                sources[name].set_rtc(rtc, stamp_ns)
             self._listeners.begin()
             owner = _Owner(self, self._listeners, self._commands)
             self._session = Session(self.vm, list(sources.values()), monitor, owner)
@@ -219,16 +218,16 @@ class VmEventService:
         """The guest's RTC shows `time` (seconds since 1970 UTC) at `stamp_ns`: at its start, after a reset.
 
         Takes its turn among the events sent from this process; a pending update stays pending. Before `start`
-        it is kept for that start. Raises ServiceError for a source there is not.
+        it is kept for that start, of a source that was added. Raises ServiceError for a source there is not.
         """
         moment = _now_ns() if stamp_ns is None else stamp_ns
         with self._lock:
+            if source not in self._openers:
+                raise ServiceError(f"{self.vm}: there is no source {source!r}")
             session = self._session
             if session is None:
                 self._anchors[source] = (time, moment)
                 return
-        if source not in session.sources:
-            raise ServiceError(f"{self.vm}: there is no source {source!r}")
         session.sources[source].set_rtc(time, moment)
 
     def subscribe(self, callback: Subscription) -> Callable[[], None]:
