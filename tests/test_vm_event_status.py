@@ -76,3 +76,9 @@ def test_an_older_or_newer_service_is_shown_as_well_as_it_can_be() -> None:
         ["new", "3", "-"],
         ["sum", "3", "-"],
     ]
+
+
+def test_nothing_that_a_foreign_service_says_moves_the_cursor() -> None:
+    text = describe_status({"vm": "\x1b[2J", "sources": {"a\nb": {"error": "\x07", "x": "\r"}}, "error": "\x9b1m"})
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert r"\x1b[2J: not running" in text

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from .source import COUNTS
 from .typed import Any
-from .watch import describe
+from .watch import describe, printable
 
 #: What is told of a source besides its counts, where it is worth telling.
 _TOLD_APART = ("last_event", "error", "pending")
@@ -14,7 +14,7 @@ _TOLD_APART = ("last_event", "error", "pending")
 
 def describe_status(status: Mapping[str, Any]) -> str:
     """Several lines. What an older or a newer service says is shown as well as it can be."""
-    return "\n".join(_lines(status))
+    return "\n".join(map(printable, _lines(status)))
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[str]:

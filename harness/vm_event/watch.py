@@ -116,7 +116,11 @@ class MonitorClient:
 
 def describe(event: Mapping[str, Any]) -> str:
     """An event in one line for people; what a foreign service says cannot do more to a terminal than be printed."""
-    line = _words_for(event)
+    return printable(_words_for(event))
+
+
+def printable(line: str) -> str:
+    """A line that does nothing to a terminal but stand there, whatever a foreign service has put into it."""
     return line if line.isprintable() else ascii(line)[1:-1]
 
 
