@@ -105,6 +105,17 @@ def test_a_stopped_processor_does_not_cast_doubt_on_an_event_in_time(run: RunWri
     assert only(run).verdict == PASS
 
 
+@pytest.mark.parametrize(("waited_ms", "faults"), [(290, ()), (160, ()), (130, ("late",))])
+def test_an_event_of_a_service_that_was_given_no_processor_is_late_by_the_rest_only(
+    run: RunWriter, waited_ms: int, faults: tuple[str, ...]
+) -> None:
+    hour_on(run)
+    run.journal("starved", t_ns=DUE + 300 * MS, waited_ns=waited_ms * MS)
+    run.event(DUE + 300 * MS, HOUR_ON)
+    found = only(run)
+    assert (found.faults, found.verdict) == (faults, "product fault" if faults else "inconclusive")
+
+
 def test_stalls_that_overlap_count_once(run: RunWriter) -> None:
     hour_on(run)
     run.event(DUE + 400 * MS, HOUR_ON)

@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from hypothesis import strategies as st
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.listener import ListenerProcess, ObjectReader
+from harness.listener.recorder import STARVED_NS
+from harness.listener.waits import ProcessorWaits, waits_of_peer
 
 PATIENCE = 60.0
 EVENT = {"vm_event": 0, "last_time": -1, "new_time": 1, "delta_time": 2, "text": 'a{"\\ü}', "n": None, "f": 1.5e-3}
@@ -107,7 +111,7 @@ def journal(path: Path) -> list[dict[str, object]]:
 
 def told_of(path: Path) -> list[dict[str, object]]:
     """The journal without what the listener says of itself and its machine."""
-    return [record for record in journal(path) if record["kind"] not in {"alive", "stall", "cpu-stall"}]
+    return [record for record in journal(path) if record["kind"] not in {"alive", "stall", "cpu-stall", "starved"}]
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +250,39 @@ def test_a_stopped_processor_or_listener_is_noted(tmp_path: Path) -> None:
             kinds = {record["kind"] for record in journal(tmp_path / "e")}
     stalls = [record for record in journal(tmp_path / "e") if record["kind"] == "stall"]
     assert max(int(str(s["to_ns"])) - int(str(s["from_ns"])) for s in stalls) > 150_000_000
+
+
+# -- what the kernel says of the service's waits -----------------------------------------------------------------
+
+SPINS = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
+
+
+def test_a_process_that_others_leave_no_processor_is_seen_to_wait_and_one_that_sleeps_is_not() -> None:
+    # given two processes that spin on one processor, and one that sleeps
+    cpu = str(min(os.sched_getaffinity(0)))
+    with ExitStack() as stack:
+        spinning, other, asleep = (
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for command in (*2 * [[sys.executable, "-c", SPINS, cpu]], ["cat"])
+        )
+        for process in (spinning, other, asleep):
+            stack.callback(process.kill)
+        for process in (spinning, other):
+            assert process.stdout is not None and process.stdout.readline()
+        waits, none = ProcessorWaits(spinning.pid), ProcessorWaits(asleep.pid)
+        # when the two have got into each other's way, then the kernel has counted it
+        deadline, waited = Deadline(PATIENCE), 0
+        while waited < STARVED_NS:
+            assert not deadline.expired
+            waited += waits.grown()
+        assert none.grown() == 0
+    assert waits.grown() == 0, "a process that has ended waits no more"
+
+
+def test_the_waits_of_whoever_listens_are_asked_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        client.connect(str(tmp_path / "s"))
+        waits = waits_of_peer(client)
+    assert waits is not None and waits._tasks == f"/proc/{os.getpid()}/task"

@@ -52,7 +52,8 @@ class Journal:
     seen: the objects that are to be judged, whatever they are; times: their arrivals.
 
     stalls: of the listener itself, whose stamps are then late. cpu_stalls: of a processor of its machine, on which
-    the service may have run; stamps are right, but what is late then need not be the service's fault.
+    the service may have run, or of the service, which was not given one ("starved"); stamps are right, but what is
+    late then need not be the service's fault.
     attests: whether the listener says now and then that it is alive: then it was, until last_ns, and no longer.
     unread_spans: (from, to) of the times of which lines could not be read; to is None until another line is.
     open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
@@ -89,6 +90,10 @@ class Journal:
             return
         if kind == "cpu-stall":
             self.cpu_stalls.append(Stall(int(record["from_ns"]), int(record["to_ns"])))
+            return
+        if kind == "starved":
+            to_ns = int(record["t_ns"])
+            self.cpu_stalls.append(Stall(to_ns - int(record["waited_ns"]), to_ns))
             return
         t_ns = int(record["t_ns"])
         if self.unread_spans and self.unread_spans[-1][1] is None:

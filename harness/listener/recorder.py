@@ -21,12 +21,16 @@ from pathlib import Path
 
 from harness.listener.pulse import PERIOD, Pulses
 from harness.listener.reader import ObjectReader
+from harness.listener.waits import ProcessorWaits, waits_of_peer
 
 REGISTER = b'{"command":"register_vm_event_client"}'
 ALIVE_NS = 500_000_000
 """So often a journal is told that somebody listens: only until then is silence known to be silence."""
 
 _MOST_UNSENT = 1 << 16
+
+STARVED_NS = 20_000_000
+"""So long a wait of the service's for a processor is worth a note."""
 
 STALL_NS = 60_000_000
 """A turn of the loop that is later than this is a stall: a stamp taken after it may be as late."""
@@ -123,6 +127,7 @@ class Stream:
         self._reader = ObjectReader()
         self._registered = self._over = self._broken = False
         self._attested_ns = 0
+        self._waits: ProcessorWaits | None = None
         self._why = ""
         self._journal = os.open(command["journal"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
@@ -153,6 +158,7 @@ class Stream:
                 self.say("waiting", why=self._why)
             return
         self.write("connected")
+        self._waits = waits_of_peer(self._socket)
         self._selector.register(self._socket, selectors.EVENT_READ, self)
         try:
             self._socket.sendall(REGISTER)
@@ -163,7 +169,14 @@ class Stream:
         """Note in the journal, twice a second, that this stream is being listened to."""
         if self._registered and not self._over and now_ns - self._attested_ns >= ALIVE_NS:
             self._attested_ns = now_ns
+            self._note_waits(now_ns)
             self.write("alive", now_ns)
+
+    def _note_waits(self, now_ns: int) -> None:
+        """What comes late may be late for that: noted before it."""
+        waited_ns = 0 if self._waits is None else self._waits.grown()
+        if waited_ns >= STARVED_NS:
+            self.write("starved", now_ns, waited_ns=waited_ns)
 
     def readable(self, now_ns: int) -> None:
         """Something has come, at `now_ns`."""
@@ -174,6 +187,7 @@ class Stream:
             return
         except OSError as error:
             data, reason = b"", str(error)
+        self._note_waits(now_ns)
         for item in self._reader.feed(data):
             if isinstance(item, bytes):
                 self.write("garbage", now_ns, hex=item.hex())
