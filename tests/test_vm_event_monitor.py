@@ -54,6 +54,30 @@ def test_there_is_one_event_client_and_the_next_may_come_when_it_has_left(servic
         assert second.status()["monitor"]["registrations_refused"] == 2
 
 
+def test_who_registers_before_the_hang_up_of_its_predecessor_was_seen_is_not_refused(
+    service: VmEventService, path: Path
+) -> None:
+    assert service._session is not None
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        assert released.wait(PATIENCE)
+
+    with Client(path) as first, Client(path) as second:
+        assert first.register() == {"ack": 0}
+        assert second.ask("status")["ack"] == 0
+        # given a service that looks elsewhere while both happen, and is told of the registration first
+        service._session._loop.post(hold)
+        assert held.wait(PATIENCE)
+        second.send(b'{"command":"register_vm_event_client"}')
+        first.socket.close()
+        released.set()
+        assert second.receive() == {"ack": 0}
+        service.send(RtcChange(NOON, 60))
+        assert second.receive()["new_time"] == NOON + 60
+
+
 def test_commands_and_status_are_for_everyone(service: VmEventService, path: Path) -> None:
     asked: list[object] = []
 
