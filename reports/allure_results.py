@@ -42,19 +42,19 @@ def write_results(run_dir: Path | str | RunDir, results_dir: Path) -> int:
     for alike_in, alike in gathered.items():
         _write_gathered(run, results_dir, alike_in, alike)
     namesakes = Counter(verdict.item for verdict in everything)
+    known = {verdict.item.partition("~")[0] for verdict in everything if verdict.verdict != INCONCLUSIVE}
     for number, verdict in enumerate(verdicts):
-        if number >= MOST_SINGLE:
-            identity = _identity(run, verdict.vm, verdict.item)
-            _write(results_dir, identity, _result(run, verdict, identity))
-            continue
-        name, body, mime = bundle(run, verdict)
         identity = _identity(run, verdict.vm, verdict.item)
-        source = f"{identity}-attachment.html"
-        (results_dir / source).write_bytes(body)
         result = _result(run, verdict, identity)
+        if verdict.verdict == INCONCLUSIVE and verdict.item.partition("~")[0] in known:
+            result["status"] = "skipped"  # another attempt at it was judged
         story = verdict.item if namesakes[verdict.item] == 1 else f"{verdict.vm}/{verdict.item}"
         result["historyId"] = hashlib.md5(story.encode(), usedforsecurity=False).hexdigest()
-        result["attachments"] = [{"name": name, "source": source, "type": mime}]
+        if number < MOST_SINGLE:
+            name, body, mime = bundle(run, verdict)
+            source = f"{identity}-attachment.html"
+            (results_dir / source).write_bytes(body)
+            result["attachments"] = [{"name": name, "source": source, "type": mime}]
         _write(results_dir, identity, result)
     for number, error in enumerate(run.errors):
         identity = _identity(run, error.vm, f"error {number}")

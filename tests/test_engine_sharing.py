@@ -25,6 +25,7 @@ def plans(count: int, *, pause: float = 0.1) -> list[Plan]:
         ({"pc": 40, "q35": 2, "pc-hv": 40}, 1, {"pc": 1, "q35": 1, "pc-hv": 1}),
         ({"pc": 40, "q35": 0}, 2, {"pc": 2}),
         ({"pc": 1, "pc-hv": 40}, 8, {"pc": 1, "pc-hv": 7}),
+        ({"bare": 1_008, "bare-hv": 504, "pc": 67, "pc-hv": 33}, 64, {"bare": 39, "bare-hv": 20, "pc": 3, "pc-hv": 2}),
         ({}, 4, {}),
     ],
 )

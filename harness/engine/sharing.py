@@ -19,19 +19,21 @@ def share_out(work: Mapping[str, Sequence[Plan]], guests: int) -> list[str]:
     """The kind of each guest to be started: first where most work waits for each guest.
 
     Every kind that has work gets one guest, even where these are more than `guests`; no kind gets more guests
-    than it has plans.
+    than it has plans. The others go where work would take longest.
     """
     seconds = {kind: sum(map(_seconds, plans)) for kind, plans in work.items() if plans}
-    started: list[str] = []
-    while True:
-        without = [kind for kind in seconds if kind not in started]
-        if guests - len(started) > len(without):
-            open_to = [kind for kind in seconds if started.count(kind) < len(work[kind])]
-        else:
-            open_to = without
+    wanted = Counter(dict.fromkeys(seconds, 1))
+    while wanted.total() < guests:
+        open_to = [kind for kind in seconds if wanted[kind] < len(work[kind])]
         if not open_to:
-            return started
-        started.append(max(open_to, key=lambda kind: seconds[kind] / (1 + started.count(kind))))
+            break
+        wanted[max(open_to, key=lambda kind: seconds[kind] / wanted[kind])] += 1
+    started: Counter[str] = Counter()
+    order = []
+    while open_to := [kind for kind in seconds if started[kind] < wanted[kind]]:
+        order.append(max(open_to, key=lambda kind: seconds[kind] / (1 + started[kind])))
+        started[order[-1]] += 1
+    return order
 
 
 def following(plans: Sequence[Plan]) -> set[str]:
