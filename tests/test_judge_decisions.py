@@ -124,6 +124,22 @@ def test_stalls_that_overlap_count_once(run: RunWriter) -> None:
     assert only(run).faults == ("late",)
 
 
+def test_a_held_up_write_excuses_no_second_event_beside_one_that_came_whole(run: RunWriter) -> None:
+    # given two writes 0.8 s apart, the second of which may have reached the service 0.3 s late
+    run.do("a", AT, [(0, 0x04, 0x13)])
+    run.lag_ns = 300 * MS
+    run.do("b", AT + 800 * MS, [(0, 0x02, 0x30)])
+    # when their event comes whole, and then again
+    both = {**HOUR_ON, "new_time": HOUR_ON["new_time"] + 1800, "delta_time": 5400, "raw_events": 2}
+    run.event(AT + 1800 * MS + MS, both)
+    run.event(AT + 1800 * MS + 2 * MS, both)
+    # then the service was not misled, and the second one is its fault
+    judge = GuestJudge(run.dir)
+    judge.refresh()
+    faults = {verdict.faults for verdict in judge.decide(DUE + 40 * SECOND, final=True)}
+    assert ("duplicate",) in faults
+
+
 def test_a_write_known_only_after_its_window_makes_a_split_inconclusive(run: RunWriter) -> None:
     # given two writes 0.8 s apart, the second of which reached the service 0.3 s late
     run.do("a", AT, [(0, 0x04, 0x13)])

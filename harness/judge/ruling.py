@@ -83,7 +83,7 @@ class Judgement:
                 ruling.sentences[sentences:] = [f"{which}: {text}" for text in ruling.sentences[sentences:]]
         if "payload" in ruling.faults and update.silent_moves:
             ruling.sentences.append(f"the RTC had been moved without an event: {_told_moves(update.silent_moves)}")
-        if ruling.faults and (excuse := self._lagged(update)) is not None:
+        if ruling.faults and (excuse := self._lagged(update, matches)) is not None:
             ruling.faults, ruling.sentences, ruling.excuses = [], [], [*ruling.excuses, excuse]
         return ruling
 
@@ -97,9 +97,16 @@ class Judgement:
             ruling.waiting_until_ns = until_ns
         return ruling
 
-    def _lagged(self, update: Update) -> str | None:
-        """Why the service may not have known of a write before the window after the one before it had passed."""
+    def _lagged(self, update: Update, matches: Sequence[Match]) -> str | None:
+        """Why the service may not have known of a write before the window after the one before it had passed.
+
+        It would have cut the event in two then: one that came whole and in time was not.
+        """
+        whole = {match.part for match in matches if match.exact and match.in_time}
+        cut = [event for part, event in enumerate(update.events) if part not in whole]
         for before, raw in itertools.pairwise(update.raws):
+            if not any(event.first_ns <= raw.stamp_ns <= event.last_ns for event in cut):
+                continue
             end_ns = before.stamp_ns + self._timing.window_ns
             held_ns = raw.arrival_ns - raw.stamp_ns
             if stalled_ns := self._stream.stalled_ns(raw.arrival_ns, end_ns):
