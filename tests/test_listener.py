@@ -279,6 +279,18 @@ def test_a_process_that_others_leave_no_processor_is_seen_to_wait_and_one_that_s
     assert waits.grown() == 0, "a process that has ended waits no more"
 
 
+def test_of_many_threads_only_the_two_that_waited_longest_count(tmp_path: Path) -> None:
+    # given a process of four threads, as the kernel shows one
+    waits = ProcessorWaits(0)
+    waits._tasks = str(tmp_path)
+    for thread, waited_ns in enumerate((5, 40, 7, 30)):
+        (tmp_path / str(thread)).mkdir()
+        (tmp_path / str(thread) / "schedstat").write_text(f"99 {waited_ns} 1\n")
+    # then an event that goes through two of them was held up for no longer than that
+    assert waits.grown() == 70
+    assert waits.grown() == 0
+
+
 def test_the_waits_of_whoever_listens_are_asked_for(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind(str(tmp_path / "s"))
