@@ -210,6 +210,17 @@ def test_an_option_that_contradicts_the_run_is_refused(
     assert done.returncode == 11 and said in done.stdout, done.stdout
 
 
+def test_a_bench_that_has_changed_is_refused(cut: dict[str, Cut]) -> None:
+    path = cut["dm"].run.directory / "run.json"
+    text = path.read_text("utf-8")
+    path.write_text(re.sub(r'"bench_sha256": "\w+"', '"bench_sha256": "another"', text), encoding="utf-8")
+    try:
+        done = finished(resume(cut["dm"].run.directory))
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert done.returncode == 11 and "qemu.yaml does not say what it said when the run began" in done.stdout
+
+
 # -- what is no run ------------------------------------------------------------------------------------------------
 
 
