@@ -267,7 +267,7 @@ def test_a_killed_harness_takes_everything_with_it(moment: str, tmp_path: Path) 
 def test_a_full_disk_is_told_and_no_verdict_is_given_that_is_not_on_it(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.system(f"mount -t tmpfs -o size=700k tmpfs {disk}") != 0:
+    if os.system(f"mount -t tmpfs -o size=140k tmpfs {disk}") != 0:
         pytest.skip("no tmpfs can be mounted here")
     try:
         options = ("--rtc-updates", "40", "--rtc-guests", "1", "-k", "dm", "--run-dir", str(disk / "run"))
