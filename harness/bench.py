@@ -257,6 +257,13 @@ class GuestSpec(_Part):
         Literal["linux", "bare"],
         Field(description="linux, or bare (the agent alone, without an operating system; it may reset itself)"),
     ] = "linux"
+    restore: Annotated[
+        bool | None,
+        Field(
+            description="true (it goes on from the saved state of one that was booted once), false (it boots), or null"
+            " (restored where several of its kind run, by TCG)"
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _fits(self) -> GuestSpec:
@@ -267,6 +274,8 @@ class GuestSpec(_Part):
         foreign = [key for key in ("kernel", "initrd", "append", "disk") if getattr(self, key) is not None]
         if self.system == "bare" and foreign:
             raise ValueError(f"has {' and '.join(foreign)}, which a bare guest cannot have")
+        if self.restore and (self.system == "bare" or self.disk is not None):
+            raise ValueError("cannot restore a bare guest, nor one with a disk; leave restore out")
         if self.boots_from_disk and self.append is not None:
             raise ValueError("has an append but no kernel, and starts from its disk; name a kernel, or leave it out")
         if self.login is not None and not self.boots_from_disk:

@@ -122,7 +122,7 @@ def summary(
     lines += ["", *_counts(run, numbers)]
     lines += ["", *_figures(numbers), *_second_opinion(run)]
     defects = defect_lines(run, numbers.verdicts)
-    for block in (_faults(run, numbers), defects, _errors(run.errors), _former(run), _damage(run)):
+    for block in (_faults(run, numbers), defects, _errors(run.errors), _former(run), _notes(run), _damage(run)):
         lines += ["", *block] if block else []
     lines += ["", *_places(run, numbers, html, html_reason, junit)]
     return "\n".join(lines)
@@ -231,6 +231,11 @@ def _errors(errors: Sequence[RunError]) -> list[str]:
                 lines.append(f"  {error.vm + ': ' if error.vm else ''}{first}")
                 lines += [f"    {line}" for line in rest]
     return lines
+
+
+def _notes(run: RunDir) -> list[str]:
+    notes = run.info.get("notes")
+    return [f"note: {plain(note)}" for note in notes] if isinstance(notes, list) else []
 
 
 def _former(run: RunDir) -> list[str]:

@@ -88,6 +88,9 @@ WRONG = [
     ("machine: pc", "disk: ~nobody-has-this-name/x", 7, "guests[0].disk", "cannot be read"),
     ("machine: pc", "disk: " + "x" * 300, 7, "guests[0].disk", "cannot be read: File name too long"),
     ("machine: pc", "initrd: bench.yaml", 6, "guests[0]", "has an initrd but no kernel"),
+    ("machine: pc", "system: bare\n    restore: true", 6, "guests[0]", "cannot restore a bare guest"),
+    ("machine: pc", "disk: ./bench.yaml\n    restore: true", 6, "guests[0]", "cannot restore .* one with a disk"),
+    ("machine: pc", "restore: maybe", 7, "guests[0].restore", "is the text 'maybe'; should be true"),
     ("machine: pc", "vrtc: sos", 7, "guests[0].vrtc", r"is the text 'sos'; should be dm .* or hv"),
     (
         "machine: pc",

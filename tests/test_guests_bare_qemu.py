@@ -113,6 +113,21 @@ def test_refuses_what_a_linux_guest_refuses(machine: Machine) -> None:
     assert machine.rtc_writes() == written, "a refused item writes nothing, not even its acceptable part"
 
 
+def test_takes_on_another_nonce_from_whoever_knows_its_own(machine: Machine) -> None:
+    """Then only the other one is good; what is no nonce is refused."""
+    guest = machine.guest
+    for word in ("", "0123456789abcde", "0123456789abcdeg", "f" * 80):
+        with pytest.raises(AgentRefused) as refused:
+            guest.command("adopt", Deadline(PATIENCE), word)
+        assert refused.value.reason == "word"
+    guest.command("adopt", Deadline(PATIENCE), "f" * 16)
+    with pytest.raises(AgentRefused) as refused:
+        guest.command("info", Deadline(PATIENCE))
+    assert refused.value.reason == "nonce"
+    guest._nonce = "f" * 16
+    assert guest.command("info", Deadline(PATIENCE))["kernel"] == "bare"
+
+
 def test_ends_by_itself_when_asked_to(machine: Machine) -> None:
     """Power-off is QEMU's end, with exit code 0."""
     machine.guest.command("poweroff", Deadline(PATIENCE))

@@ -38,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disk", type=Path, help="disk image; never written to")
     parser.add_argument("--rtc", metavar="TIME", type=_time, default=None, help="the RTC at the start (ISO 8601, "
                         "UTC; default: now), what ACRN's device model takes from the Service VM")
+    parser.add_argument("--restore", metavar="FILE", type=Path, help="go on from this saved state of the same machine "
+                        "instead of booting; --rtc is then what the RTC showed when it was saved")
+    parser.add_argument("--rtc-registers", metavar="A,B", type=_registers, help="what its registers A and B held")
+    parser.add_argument("--rtc-base", metavar="TIME", type=_time, help="what QEMU's RTC began with in the life before "
+                        "that (default: --rtc)")
     parser.add_argument("--vrtc", choices=("dm", "hv"), default="dm", help="whose virtual RTC the guest has: the "
                         "device model's (default), or the hypervisor's, as real-time VMs have it")
     parser.add_argument("--hypervisor", metavar="SOCKET", type=Path, help="the hypervisor process, for --vrtc hv")
@@ -59,6 +64,13 @@ def _time(text: str) -> int:
     return int(moment.timestamp())
 
 
+def _registers(text: str) -> tuple[int, int]:
+    register_a, register_b = (int(word, 0) for word in text.split(","))
+    if not (0 <= register_a <= 0xFF and 0 <= register_b <= 0xFF):
+        raise ValueError(text)
+    return register_a, register_b
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one guest to its end; the exit status is that of harness/errors.py, 0 for an asked-for end."""
     options = _parser().parse_args(arguments)
@@ -77,13 +89,16 @@ def main(arguments: list[str] | None = None) -> int:
             initrd=options.initrd,
             append=options.append,
             disk=options.disk,
-            rtc_time=rtc_time,
+            rtc_time=rtc_time if options.rtc_base is None else options.rtc_base,
             reboot=not options.no_reboot,
             trace_reads=hypervisor is not None,
+            incoming=options.restore is not None,
         ),
         monitor=options.cmd_monitor,
         rtc_time=rtc_time,
         hypervisor=hypervisor,
+        restore=options.restore,
+        registers=options.rtc_registers,
         acrn_monitor=options.acrn_monitor,
         window=options.window,
         trace_log=options.trace_log,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from harness.devicemodel.rtc_port import RtcPort
@@ -10,6 +10,7 @@ from harness.devicemodel.trace_worker import TraceLog
 from harness.hypervisor.client import HypervisorLost, HypervisorVm
 from harness.vm_event import RtcChange, VmEventService
 from harness.vrtc import DmVrtc
+from harness.vrtc.registers import REGISTER_A, REGISTER_B
 
 HV = "hv"
 """The source of the hypervisor's events."""
@@ -31,15 +32,28 @@ class DmGuestRtc:
     A full reset starts the service anew as well.
     """
 
-    def __init__(self, service: VmEventService, log: TraceLog, rtc_time: int, started_ns: int) -> None:
-        """Its clock shows `rtc_time` at `started_ns`. Says so to the service, and in the log."""
+    def __init__(
+        self,
+        service: VmEventService,
+        log: TraceLog,
+        rtc_time: int,
+        started_ns: int,
+        registers: Sequence[int] | None = None,
+    ) -> None:
+        """Its clock shows `rtc_time` at `started_ns`. Says so to the service, and in the log.
+
+        registers: what A and B hold then, of a guest that has been at them in an earlier life.
+        """
         self._service = service
         self._log = log
         self._rtc_time = rtc_time
         self._started_ns = self._stamp_ns = started_ns
         self._vrtc = DmVrtc(self._send, rtc_time, lambda: self._stamp_ns, per_second=10**9)
         self._port = RtcPort(self._vrtc, self._machine_reset)
-        _log_start(log, service, started_ns, vrtc="dm", rtc_time=rtc_time)
+        held = {} if registers is None else dict(zip(("register_a", "register_b"), registers, strict=True))
+        for register, value in zip((REGISTER_A, REGISTER_B), held.values(), strict=False):
+            self._vrtc.write(register, value)
+        _log_start(log, service, started_ns, vrtc="dm", rtc_time=rtc_time, **held)
         service.set_rtc(rtc_time, stamp_ns=started_ns)
 
     def feed(self, stamp_ns: int, line: bytes) -> None:

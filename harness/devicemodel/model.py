@@ -26,12 +26,14 @@ from harness.errors import InfrastructureError
 from harness.hypervisor.client import HypervisorLost, HypervisorVm
 from harness.hypervisor.wire import NewVm
 from harness.qemu.arguments import Machine
+from harness.qemu.migration import Incoming
 from harness.qemu.process import Qemu
 from harness.vm_event import VmEventService
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
+RESTORE_TIMEOUT = 60.0
 _BENCH_TROUBLE = ("kvm", "allocate memory", "No space left", "Permission denied", "Resource temporarily")
 
 
@@ -40,6 +42,7 @@ class Settings:
     """One guest and its event service; paths None: not wanted. window: seconds of silence.
 
     hypervisor: the socket of the hypervisor process that has the guest's vRTC; None: the device model has it.
+    restore: a saved state of the machine to go on from, instead of a boot; registers: what A and B of its RTC held.
     acrn_monitor: the monitor socket is to behave exactly as acrn-dm's.
     """
 
@@ -48,6 +51,8 @@ class Settings:
     monitor: Path
     rtc_time: int
     hypervisor: Path | None = None
+    restore: Path | None = None
+    registers: tuple[int, int] | None = None
     acrn_monitor: bool = False
     window: float = 1.0
     trace_log: Path | None = None
@@ -67,6 +72,7 @@ class DeviceModel:
         self._shutdown: Mapping[str, Any] | None = None
         self._service = VmEventService(settings.name, window=settings.window)
         self._hypervisor: HypervisorVm | None = None
+        self._incoming = Incoming()
         self._log: TraceLog
         self._rtc_changes: RtcChangeLog
         self._qemu: Qemu
@@ -88,11 +94,7 @@ class DeviceModel:
                 stack.callback(self._rtc_changes.close)
             except OSError as error:
                 raise InfrastructureError(f"a log of the guest's RTC cannot be opened: {error}") from error
-            rtc = self._create_rtc(stack)
-            self._start_service(stack)
-            self._qemu = Qemu(settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
-            worker = TraceWorker(self._qemu.trace, self._log, rtc.feed, rtc.end_of_chunk, self._trace_failed)
-            worker.start()
+            worker = self._boot(stack) if settings.restore is None else self._restore(stack, settings.restore)
             try:
                 record = self._attend(worker)
             finally:
@@ -104,10 +106,35 @@ class DeviceModel:
                     self._log.record("end", time.monotonic_ns(), reason=record.reason)
         return record
 
+    def _boot(self, stack: contextlib.ExitStack) -> TraceWorker:
+        """The guest's RTC and its service are there before it is."""
+        rtc = self._create_rtc(stack)
+        self._start_service(stack)
+        self._qemu = Qemu(self._settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
+        return self._follow_trace(rtc)
+
+    def _restore(self, stack: contextlib.ExitStack, state: Path) -> TraceWorker:
+        """The guest's RTC begins when the guest goes on: until then it stands still, and so does QEMU's own."""
+        self._qemu = Qemu(self._settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lambda: self._qemu.close(Deadline(CLOSE_TIMEOUT)))
+            self._incoming.load(self._qemu, state, Deadline(RESTORE_TIMEOUT))
+            rtc = self._create_rtc(stack)
+            self._start_service(stack)
+            worker = self._follow_trace(rtc)
+            self._qemu.qmp.execute("cont", Deadline(RESTORE_TIMEOUT))
+            undo.pop_all()
+        return worker
+
+    def _follow_trace(self, rtc: GuestRtc) -> TraceWorker:
+        worker = TraceWorker(self._qemu.trace, self._log, rtc.feed, rtc.end_of_chunk, self._trace_failed)
+        worker.start()
+        return worker
+
     def _create_rtc(self, stack: contextlib.ExitStack) -> GuestRtc:
         settings, now_ns = self._settings, time.monotonic_ns()
         if settings.hypervisor is None:
-            return DmGuestRtc(self._service, self._log, settings.rtc_time, now_ns)
+            return DmGuestRtc(self._service, self._log, settings.rtc_time, now_ns, settings.registers)
         self._hypervisor = HypervisorVm(settings.hypervisor, NewVm(settings.name, settings.rtc_time, now_ns))
         stack.callback(self._hypervisor.close)
         return HvGuestRtc(self._service, self._log, self._hypervisor, self._hypervisor_lost)
@@ -232,6 +259,7 @@ class DeviceModel:
 
     def _qmp_event(self, event: Mapping[str, Any]) -> None:
         self._rtc_changes.event(event)
+        self._incoming.event(event)
         if event.get("event") == "SHUTDOWN":
             self._shutdown = event.get("data", {})
 

@@ -39,8 +39,8 @@ FINAL_NS = LINGER_NS + 500_000_000
 
 IMAGE_TIMEOUT = 600.0
 
-BARE_BOOTS = 2
-"""Bare guests that boot at once for each core: most of their short boots is one process waiting for another."""
+QUICK_BOOTS = 2
+"""Bare and restored guests that start at once for each core: most of it is one process waiting for another."""
 
 
 @dataclass
@@ -139,8 +139,8 @@ class Engine:
         cores = os.cpu_count() or 1
         guests = threading.Semaphore(self._settings.guests)
         slots = {
-            system: Slots(guests, boots=threading.Semaphore(boots))
-            for system, boots in (("linux", cores), ("bare", BARE_BOOTS * cores))
+            quick: Slots(guests, boots=threading.Semaphore(boots))
+            for quick, boots in ((False, cores), (True, QUICK_BOOTS * cores))
         }
         if any(kinds[kind].vrtc == "hv" for kind, _ in lanes):
             self._hypervisor = Hypervisor(self._host, self.rundir.path, self._hypervisor_died)
@@ -151,7 +151,7 @@ class Engine:
             self._hypervisor.await_ready(Deadline(READY_TIMEOUT))
         for kind, number in lanes:
             parts = factory.parts(kinds[kind], number, self._hypervisor)
-            kind_slots = slots[kinds[kind].system]
+            kind_slots = slots[factory.is_quick(kinds[kind])]
             self._lanes.append(Lane(parts, self._host, self._listening, self, self.rundir, kind_slots))
             self._alive.add(parts.name)
             self._kinds[parts.name] = kind

@@ -84,7 +84,7 @@ class Desk(Protocol):
 
 @dataclass(frozen=True)
 class Slots:
-    """What lanes share: how many guests may live at once, and how many of their system may boot at once."""
+    """What lanes share: how many guests may live at once, and how many that boot alike may do so at once."""
 
     guests: threading.Semaphore
     boots: threading.Semaphore

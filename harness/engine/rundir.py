@@ -97,6 +97,12 @@ class RunDirectory:
             self._document["errors"].append({"class": family, "vm": vm, "text": text})
         self._save()
 
+    def add_note(self, text: str) -> None:
+        """Note what is no error, but what whoever reads of the run should know."""
+        with self._lock:
+            self._document.setdefault("notes", []).append(text)
+        self._save()
+
     @property
     def error_classes(self) -> set[str]:
         """Of which families errors have been noted."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from harness.judge.dates import SECOND_NS
-from harness.judge.dm_clock import DmClock
+from harness.judge.dm_clock import REGISTER_A, REGISTER_B, DmClock
 from harness.judge.hv_clock import HvClock
 from harness.judge.outcomes import Outcome
 from harness.judge.witness import Access, Started
@@ -43,7 +43,11 @@ class DmModel:
 
     def __init__(self, started: Started) -> None:
         self._started = started
-        self._clock = DmClock(started.rtc_time, started.stamp_ns // SECOND_NS)
+        now_s = started.stamp_ns // SECOND_NS
+        self._clock = DmClock(started.rtc_time, now_s)
+        for register, held in ((REGISTER_A, started.register_a), (REGISTER_B, started.register_b)):
+            if held is not None:
+                self._clock.write(register, held, now_s)
 
     def write(self, access: Access) -> Outcome:
         """The clock ticks on whole seconds of the stamps."""

@@ -39,7 +39,8 @@ class Access(NamedTuple):
 class Started:
     """The vRTC began with `rtc_time` (seconds since 1970) at `stamp_ns`.
 
-    offset_s: what a former VM in the same place of the hypervisor has moved its clock by.
+    offset_s: what a former VM in the same place of the hypervisor has moved its clock by. register_a, register_b: what
+    these held, where the guest went on from a saved state; None: what a start leaves in them.
     """
 
     stamp_ns: int
@@ -48,6 +49,8 @@ class Started:
     vm: str
     window_ns: int | None
     offset_s: int = 0
+    register_a: int | None = None
+    register_b: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,15 @@ def _wall_clock(
     return whole_s * SECOND_NS + int(fraction) * 1_000
 
 
+_HELD = ("register_a", "register_b")
+
+
+def _byte(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= 0xFF:
+        raise ValueError(f"{value!r} is no byte")
+    return value
+
+
 class WitnessParser:
     """Turns the lines of a trace log into records, in their order."""
 
@@ -155,7 +167,8 @@ class WitnessParser:
                 if self._started:
                     self._running, self._reset_object = False, None
                 self._started, self._vrtc, self._index = True, vrtc, FIRST_INDEX.get(vrtc, 0)
-                return [Started(stamp_ns, rtc_time, vrtc, vm, window, offset_s)]
+                held = (None if (byte := record.get(name)) is None else _byte(byte) for name in _HELD)
+                return [Started(stamp_ns, rtc_time, vrtc, vm, window, offset_s, *held)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return [self._problem(f"an unreadable record of the device model ({error!r}): {text[:120]!r}")]
         if event == "clock-step":

@@ -15,7 +15,8 @@ class Machine:
     """What the guest's machine is made of.
 
     memory: MiB; rtc_time: what QEMU's own RTC shows at the start, seconds since 1970 UTC; trace_reads: the
-    guest's reads of ports are traced as well as its writes; extra: further arguments of the user's, put last.
+    guest's reads of ports are traced as well as its writes; incoming: it does not boot but waits for a saved state;
+    extra: further arguments of the user's, put last.
     """
 
     binary: str = "qemu-system-x86_64"
@@ -30,6 +31,7 @@ class Machine:
     rtc_time: int = 0
     reboot: bool = True
     trace_reads: bool = False
+    incoming: bool = False
     extra: Sequence[str] = field(default=())
 
 
@@ -57,6 +59,8 @@ def qemu_command(machine: Machine, channels: Channels) -> list[str]:
     ]
     if machine.trace_reads:
         command += ["-trace", "memory_region_ops_read"]
+    if machine.incoming:
+        command += ["-incoming", "defer"]
     if machine.cpu is not None:
         command += ["-cpu", machine.cpu]
     if not machine.reboot:

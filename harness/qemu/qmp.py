@@ -43,8 +43,10 @@ class QmpMonitor:
         """Begin the session; does not wait for QEMU's greeting."""
         self._thread.start()
 
-    def execute(self, command: str, deadline: Deadline, **arguments: object) -> object:
-        """QEMU's answer to a command.
+    def execute(
+        self, command: str, deadline: Deadline, *, descriptor: int | None = None, **arguments: object
+    ) -> object:
+        """QEMU's answer to a command. descriptor: what goes with it (`getfd`); it stays the caller's.
 
         Raises InfrastructureError when QEMU refuses it, is gone, or does not answer in time.
         """
@@ -55,7 +57,7 @@ class QmpMonitor:
         from qemu.qmp import QMPError
 
         try:
-            future = asyncio.run_coroutine_threadsafe(client.execute(command, arguments or None), loop)
+            future = asyncio.run_coroutine_threadsafe(_execute(client, command, arguments, descriptor), loop)
         except RuntimeError as closed:
             raise self._error(f"the QMP session ended before {command}", deadline) from closed
         try:
@@ -143,6 +145,12 @@ class QmpMonitor:
     async def _follow(self, listener: Any) -> None:
         async for event in listener:
             self._on_event(_plain(event))
+
+
+async def _execute(client: Any, command: str, arguments: Mapping[str, object], descriptor: int | None) -> object:
+    if descriptor is not None:
+        client.send_fd_scm(descriptor)
+    return await client.execute(command, arguments or None)
 
 
 def _plain(event: Any) -> dict[str, Any]:
