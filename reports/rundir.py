@@ -23,6 +23,14 @@ GUEST_FILES = ("verdicts.jsonl", "trace.log", "events.jsonl", "agent.jsonl", "co
 _AROUND_NS = 50_000_000
 _EVENTS_AFTER_NS = 2_500_000_000
 
+_ALSO_FOR_A_REPLAY = {
+    "bench": "--bench",
+    "service_socket": "--service-socket",
+    "event_socket": "--event-socket",
+    "known_defects": "--known-defects",
+}
+"""Options that decide what a plan meets, by their names in run.json."""
+
 
 @dataclass(frozen=True)
 class RunError:
@@ -203,12 +211,19 @@ class RunDir:
         """The one command that replays the item, to be typed in the repository's root.
 
         Without a replay file the whole guest's plans are named: longer, but still the same writes. What nobody
-        planned nobody can replay.
+        planned nobody can replay. Where the run was on another bench than the usual one, or was heard elsewhere,
+        so is this.
         """
         if self.attached:
             return "none: nobody planned it (what the guest wrote is in trace.log)"
         path = self.replay_file(verdict) or self.guest(verdict.vm) / "plans.yaml"
-        return f"./lab qemu --rtc-plan {shlex.quote(str(shown_path(path)))}"
+        words = ["./lab", "qemu", "--rtc-plan", str(shown_path(path))]
+        options = self.info.get("options")
+        for name, option in _ALSO_FOR_A_REPLAY.items():
+            value = options.get(name) if isinstance(options, Mapping) else None
+            if isinstance(value, str):
+                words += [option, plain(value)]
+        return shlex.join(words)
 
     def _span(self, verdict: Verdict) -> tuple[int, int] | None:
         """From where to where the item's writes were traced; with the margin of a window's ambiguity."""

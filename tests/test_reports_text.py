@@ -187,6 +187,14 @@ def test_a_wrong_payload_is_shown_field_by_field(run: SyntheticRun) -> None:
     assert f"replay:   ./lab qemu --rtc-plan {run.path}/vm0/replay/a-000.yaml" in told
 
 
+def test_a_replay_names_the_bench_and_the_sockets_of_its_run(run: SyntheticRun) -> None:
+    run.info["options"] = {"bench": "/b e.yaml", "event_socket": "/x/{vm}", "service_socket": None, "rtc_seed": 4}
+    verdict = run.update("a-000", verdict="product fault", faults=["late"], diagnosis="late")
+    run.save()
+    options = "--bench '/b e.yaml' --event-socket '/x/{vm}'"
+    assert f"/vm0/replay/a-000.yaml {options}\n" in explain(run.path, verdict) + "\n"
+
+
 def test_an_expected_gap_in_the_chain_is_no_difference_and_a_missing_mark_is(run: SyntheticRun) -> None:
     verdict = run.update("a-000", verdict="product fault", faults=["payload"])
     verdict["expected"][0]["lost"] = True
