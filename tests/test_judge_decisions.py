@@ -116,6 +116,16 @@ def test_an_event_of_a_service_that_was_given_no_processor_is_late_by_the_rest_o
     assert (found.faults, found.verdict) == (faults, "product fault" if faults else "inconclusive")
 
 
+def test_a_service_that_was_given_no_processor_is_not_excused_a_wrong_payload(run: RunWriter) -> None:
+    # given one item of two writes 0.8 s apart, and a service that had waited for a processor now and then
+    run.do("a", AT, [(0, 0x04, 0x13), (800 * MS, 0x02, 0x30)])
+    run.journal("starved", t_ns=AT + 1790 * MS, waited_ns=1000 * MS)
+    # when the sum is wrong by a second
+    run.event(AT + 1801 * MS, {**HOUR_ON, "new_time": HOUR_ON["new_time"] + 1800, "delta_time": 5401, "raw_events": 2})
+    # then that is the service's fault: many short waits are no stop in which it missed a write
+    assert (only(run).verdict, only(run).faults) == ("product fault", ("payload",))
+
+
 def test_stalls_that_overlap_count_once(run: RunWriter) -> None:
     hour_on(run)
     run.event(DUE + 400 * MS, HOUR_ON)

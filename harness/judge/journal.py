@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,9 @@ class Journal:
     seen: the objects that are to be judged, whatever they are; times: their arrivals.
 
     stalls: of the listener itself, whose stamps are then late. cpu_stalls: of a processor of its machine, on which
-    the service may have run, or of the service, which was not given one ("starved"); stamps are right, but what is
-    late then need not be the service's fault.
+    the service may have run; stamps are right, but what is late then need not be the service's fault.
+    starved: for how long the service was given no processor, all its waits in one piece before the look that found
+    them: they excuse lateness, but say of no moment that it stood still then.
     attests: whether the listener says now and then that it is alive: then it was, until last_ns, and no longer.
     unread_spans: (from, to) of the times of which lines could not be read; to is None until another line is.
     open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
@@ -65,6 +67,7 @@ class Journal:
         self.incidents: list[Incident] = []
         self.stalls: list[Stall] = []
         self.cpu_stalls: list[Stall] = []
+        self.starved: list[Stall] = []
         self.unread_spans: list[tuple[int, int | None]] = []
         self.open_spans: list[tuple[int, int | None]] = []
         self.attests = False
@@ -93,7 +96,7 @@ class Journal:
             return
         if kind == "starved":
             to_ns = int(record["t_ns"])
-            self.cpu_stalls.append(Stall(to_ns - int(record["waited_ns"]), to_ns))
+            self.starved.append(Stall(to_ns - int(record["waited_ns"]), to_ns))
             return
         t_ns = int(record["t_ns"])
         if self.unread_spans and self.unread_spans[-1][1] is None:
@@ -141,10 +144,19 @@ class Journal:
 
     def stalled_ns(self, from_ns: int, to_ns: int) -> int:
         """For how long in that time the listener, or a processor of its machine, stood still."""
-        total = reached = 0
-        for stall in sorted([*self.stalls, *self.cpu_stalls], key=lambda stall: stall.from_ns):
-            begin = max(stall.from_ns, from_ns, reached)
-            end = min(stall.to_ns, to_ns)
-            total += max(0, end - begin)
-            reached = max(reached, end)
-        return total
+        return _within([*self.stalls, *self.cpu_stalls], from_ns, to_ns)
+
+    def delayed_ns(self, from_ns: int, to_ns: int) -> int:
+        """For how long in that time something may have been late for want of a processor, whosever."""
+        return _within([*self.stalls, *self.cpu_stalls, *self.starved], from_ns, to_ns)
+
+
+def _within(stalls: Sequence[Stall], from_ns: int, to_ns: int) -> int:
+    """How much of that time they cover together."""
+    total = reached = 0
+    for stall in sorted(stalls, key=lambda stall: stall.from_ns):
+        begin = max(stall.from_ns, from_ns, reached)
+        end = min(stall.to_ns, to_ns)
+        total += max(0, end - begin)
+        reached = max(reached, end)
+    return total

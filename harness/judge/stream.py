@@ -158,7 +158,7 @@ class Stream:
         if ended_ns is not None and ended_ns <= event.latest_ns:
             return f"{self._how_it_ended(ended_ns)} before the event had to be there"
         until_ns = until_ns if ended_ns is None else min(until_ns, ended_ns)
-        heard_ns = until_ns - event.due_ns - self.journal.stalled_ns(event.due_ns, until_ns)
+        heard_ns = until_ns - event.due_ns - self.journal.delayed_ns(event.due_ns, until_ns)
         if heard_ns < event.latest_ns - event.due_ns:
             return "this machine stood still while the event was due"
         return None
@@ -184,7 +184,7 @@ class Stream:
 
     def lateness_is_ours(self, event: ExpectedEvent, t_ns: int) -> bool:
         """Whether a late event may have been in time, but for a stall of the harness."""
-        return t_ns - self.journal.stalled_ns(event.due_ns, t_ns) <= event.latest_ns
+        return t_ns - self.journal.delayed_ns(event.due_ns, t_ns) <= event.latest_ns
 
     def may_have_been_early(self, event: ExpectedEvent, t_ns: int) -> bool:
         """Whether an event in time may have come early and have waited for the harness to wake up."""
