@@ -316,15 +316,19 @@ def test_near_a_step_of_the_wall_clock_stamps_attribute_nothing(records: Records
     assert only(records).why == "clock-step"
 
 
-def test_the_clock_of_a_restored_guest_is_taken_from_its_first_event(tmp_path: Path) -> None:
+def test_the_clock_of_a_restored_guest_is_taken_from_the_first_event_that_qemu_must_agree_with(tmp_path: Path) -> None:
+    # given a first update on the way of which QEMU may have made another date of a date that there is not
     records = Records(tmp_path / "vm0", register_a=0x26, register_b=0x02)
+    last = records.update(3.2, THERE - 1000)
+    records.change(last, THERE - 1000 + 30 * 86400, origin=BASE + 12_345)
+    records.event(last, THERE - 1000)
     for number, off in enumerate((0, 0, 3600)):
-        last = records.update(10.2 + 20 * number, THERE + number * 1000)
+        last = records.update(10.2 + 20 * number, THERE + number * 1000, halted=True)
         records.change(last, THERE + number * 1000 + off, origin=BASE + 12_345)
         records.event(last, THERE + number * 1000)
     found = [opinion.qmp for opinion in records.opinions()]
-    assert [said.opinion for said in found] == [NO_OPINION, CONSISTENT, INCONSISTENT]
-    assert "reference clock" in found[0].why
+    assert [said.opinion for said in found] == [NO_OPINION, NO_OPINION, CONSISTENT, INCONSISTENT]
+    assert found[0].why == "invalid-date" and "reference clock" in found[1].why
 
 
 def test_qemus_rtc_stands_while_the_machine_does_and_what_its_offsets_refer_to_goes_on(records: Records) -> None:

@@ -31,7 +31,7 @@ AMBIGUOUS_NS = 50_000_000
 THROTTLE_NS = 1_500_000_000
 """QEMU holds an RTC_CHANGE back for up to a second; the rest is for the way."""
 CLOCK_STEP_NS = 3 * SECOND_NS
-RESTORED = "the first: QEMU's reference clock is taken from it"
+RESTORED = "restored: QEMU's reference clock is taken from this one"
 REFERENCE_S = 1
 """What QEMU's offset counts from is known to a second either way."""
 IMPOSSIBLE = "a time that QEMU's RTC cannot have"
@@ -212,6 +212,8 @@ class _Comparison:
         wall_s = case.change.wall_us // 1_000_000
         expected = case.time + (case.move.stamp_ns - case.written_ns) // SECOND_NS
         if self._reference is None:
+            if why := self._qemu_may_differ(case):
+                return Said(NO_OPINION, why)
             self._reference = _int32(expected - case.change.offset - wall_s)
             return Said(NO_OPINION, RESTORED)
         behind = _int32(expected - case.change.offset - wall_s - self._reference)
