@@ -10,13 +10,30 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.figures import FIGURES, LONG, Figure, Quantity
+from tests.benchmarks.figures import Command, Figure, FirstVerdict, Many, Quantity, Steady
+from tests.benchmarks.fleet_figures import AllOrders, Fleet, Restored
 from tests.benchmarks.machine import Load, load_now, this_machine
+
+FIGURES: dict[str, Callable[[Path], Figure]] = {
+    "first": lambda folder: FirstVerdict(folder, "bare", 1, 2.0),
+    "first-linux": lambda folder: FirstVerdict(folder, "linux", None, 4.5),
+    "steady": Steady,
+    "steady-hv": lambda folder: Steady(folder, "hv"),
+    "many": Many,
+    "restored": Restored,
+    "fleet": Fleet,
+    "orders-dm": lambda folder: AllOrders(folder, "dm", 240),
+    "orders-hv": lambda folder: AllOrders(folder, "hv", 150),
+    "tests": lambda folder: Command("./lab tests", 300, "./lab", "tests", "-q"),
+    "ci": lambda folder: Command(".ci/run", 900, ".ci/run"),
+}
+LONG = ("orders-dm", "orders-hv", "tests", "ci")
+"""Minutes each: run once unless told otherwise, and `ci` only when named."""
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks.machine import ROOT
-from tests.benchmarks.scenario_run import ScenarioRun
+from tests.benchmarks.scenario_run import ScenarioRun, random_orders
 
 MANY_UPDATES = 200
 MANY_GUESTS = 8
@@ -56,16 +56,16 @@ class Runs:
     """Runs of one kind, made one at a time so that others can look at the machine in between."""
 
     folder: Path
-    updates: int
+    options: Sequence[str]
     guests: int | None
-    vrtc: str = "dm"
+    look_s: float = 0.2
     made: list[ScenarioRun] = field(default_factory=list)
 
     def __call__(self) -> None:
         """One more run."""
         folder = self.folder / str(len(self.made) + 1)
         try:
-            run = ScenarioRun(folder, updates=self.updates, guests=self.guests, vrtc=self.vrtc)
+            run = ScenarioRun(folder, self.options, self.guests, look_s=self.look_s)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self.made.append(run)
@@ -90,15 +90,16 @@ class Figure:
 class FirstVerdict(Figure):
     """How long a user waits."""
 
-    about = f"{FIRST_UPDATES} updates without pauses on the default bench's guests"
-
-    def __init__(self, folder: Path) -> None:
-        self._runs = Runs(folder / "first", FIRST_UPDATES, None)
+    def __init__(self, folder: Path, system: str, guests: int | None, target: float) -> None:
+        count = "the default bench's" if guests is None else str(guests)
+        self.about = f"{FIRST_UPDATES} updates without pauses on {count} {system} guest{'s'[: guests != 1]}"
+        self._target = target
+        self._runs = Runs(folder / f"first-{system}", random_orders(FIRST_UPDATES, "dm", system), guests)
         self.run = self._runs  # type: ignore[method-assign]
 
     def quantities(self) -> Iterator[Quantity]:
         """From exec to the verdict, and to its line."""
-        yield from _first_verdict(self._runs.made)
+        yield from first_verdict(self._runs.made, self._target)
         yield Quantity("pytest start to its end", "s", [run.end for run in self._runs.made])
 
 
@@ -106,37 +107,37 @@ class Steady(Figure):
     """What one guest achieves."""
 
     def __init__(self, folder: Path, vrtc: str = "dm") -> None:
-        self.about = f"{STEADY_UPDATES} updates without pauses on 1 guest with vrtc {vrtc}"
-        self._runs = Runs(folder / f"steady-{vrtc}", STEADY_UPDATES, 1, vrtc)
+        self.about = f"{STEADY_UPDATES} updates without pauses on 1 Linux guest with vrtc {vrtc}"
+        self._runs = Runs(folder / f"steady-{vrtc}", random_orders(STEADY_UPDATES, vrtc, "linux"), 1)
         self.run = self._runs  # type: ignore[method-assign]
 
     def quantities(self) -> Iterator[Quantity]:
         """Speed, latency and cost."""
         made = self._runs.made
-        yield from _first_verdict(made)
+        yield from first_verdict(made, 4.5)
         yield Quantity("a judged update", "s", [run.seconds_per_update for run in made], 1.25)
         yield Quantity("start to next start, median", "s", [statistics.median(run.starts_apart) for run in made])
         yield Quantity("start to next start, longest", "s", [max(run.starts_apart) for run in made])
-        yield from _latency(made)
+        yield from latency(made)
         yield from _processor_time(made)
 
 
 class Many(Figure):
     """What many guests achieve."""
 
-    about = f"{MANY_UPDATES} updates without pauses on {MANY_GUESTS} guests"
+    about = f"{MANY_UPDATES} updates without pauses on {MANY_GUESTS} Linux guests"
 
     def __init__(self, folder: Path) -> None:
-        self._runs = Runs(folder / "many", MANY_UPDATES, MANY_GUESTS)
+        self._runs = Runs(folder / "many", random_orders(MANY_UPDATES, "dm", "linux"), MANY_GUESTS)
         self.run = self._runs  # type: ignore[method-assign]
 
     def quantities(self) -> Iterator[Quantity]:
         """Wall time with the boot, latency and cost."""
         made = self._runs.made
-        yield from _first_verdict(made)
+        yield from first_verdict(made, 4.5)
         yield Quantity("pytest start to last verdict", "s", [run.last_verdict for run in made], 60)
         yield Quantity("pytest start to its end", "s", [run.end for run in made])
-        yield from _latency(made)
+        yield from latency(made)
         yield from _processor_time(made)
 
 
@@ -173,27 +174,17 @@ class Command(Figure):
         yield Quantity("processor time", "s", self._used)
 
 
-FIGURES: dict[str, Callable[[Path], Figure]] = {
-    "first": FirstVerdict,
-    "steady": Steady,
-    "steady-hv": lambda folder: Steady(folder, "hv"),
-    "many": Many,
-    "tests": lambda folder: Command("./lab tests", 300, "./lab", "tests", "-q"),
-    "ci": lambda folder: Command(".ci/run", 900, ".ci/run"),
-}
-LONG = ("tests", "ci")
-"""Minutes each: run once unless told otherwise, and `ci` only when named."""
-
-
-def _first_verdict(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:
+def first_verdict(made: Sequence[ScenarioRun], target: float) -> Iterator[Quantity]:
+    """How long the first one took, and what of that took how long."""
     yield Quantity("updates the harness's own stalls made inconclusive", "", [run.inconclusive for run in made])
-    yield Quantity("pytest start to first verdict", "s", [run.first_verdict for run in made], 4.5)
-    yield Quantity("pytest start to first verdict line", "s", [run.first_line for run in made], 4.5)
+    yield Quantity("pytest start to first verdict", "s", [run.first_verdict for run in made], target)
+    yield Quantity("pytest start to first verdict line", "s", [run.first_line for run in made], target)
     for stage in made[0].stages:
         yield Quantity(f"- {stage}", "s", [run.stages[stage] for run in made])
 
 
-def _latency(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:
+def latency(made: Sequence[ScenarioRun]) -> Iterator[Quantity]:
+    """How late the service was."""
     late = [sorted(run.latencies_ms) for run in made]
     yield Quantity("service latency after due, p50", "ms", [_quantile(each, 0.5) for each in late], 0.4)
     yield Quantity("service latency after due, p99", "ms", [_quantile(each, 0.99) for each in late], 5.0)

@@ -1,15 +1,19 @@
-"""Samples the processor time of a running pytest and its helpers, of its device models, and of their QEMUs."""
+"""Samples processor time and memory of a running pytest and its helpers, of its device models, and of their QEMUs."""
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PERIOD = 0.2
+_MEMORY_EVERY_S = 3.0
+"""Seconds between two looks at memory: the kernel walks the pages of every process for one."""
+
+_PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,27 @@ class ProcessorTime:
     qemu: float
 
 
-class ProcessorClock:
-    """A thread that looks into /proc five times a second, until the process has ended."""
+@dataclass(frozen=True)
+class Footprint:
+    """What processes took at a look. memory: their proportional share of it, in bytes; pytest's own below."""
 
-    def __init__(self, pid: int) -> None:
+    memory: int = 0
+    processes: int = 0
+    threads: int = 0
+    descriptors: int = 0
+
+
+class ProcessorClock:
+    """A thread that looks into /proc every so many seconds, until the process has ended.
+
+    footprint: the most memory at any look; threads and descriptors are those of pytest itself then.
+    """
+
+    def __init__(self, pid: int, period: float = 0.2) -> None:
         self._pid = pid
+        self._period = period
+        self._memory_at = time.monotonic() + _MEMORY_EVERY_S
+        self.footprint = Footprint()
         self._last: dict[int, tuple[str, float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="processor-clock", daemon=True)
@@ -55,8 +75,11 @@ class ProcessorClock:
     def _run(self) -> None:
         while True:
             self._sample()
-            if self._stop.wait(_PERIOD):
+            if self._stop.wait(self._period):
                 return
+            if time.monotonic() >= self._memory_at:
+                self._weigh()
+                self._memory_at = time.monotonic() + _MEMORY_EVERY_S
 
     def _sample(self) -> None:
         for pid in self._family():
@@ -68,6 +91,13 @@ class ProcessorClock:
         for who, seconds in self._last.values():
             used[who] += seconds
         self.samples.append(ProcessorTime(time.monotonic_ns(), used["harness"], used["device model"], used["qemu"]))
+
+    def _weigh(self) -> None:
+        family = self._family()
+        memory = sum(map(_share_of_memory, family))
+        if memory > self.footprint.memory:
+            threads, descriptors = (_entries(f"/proc/{self._pid}/{what}") for what in ("task", "fd"))
+            self.footprint = Footprint(memory, len(family), threads, descriptors)
 
     def _family(self) -> list[int]:
         found, at = [self._pid], 0
@@ -89,6 +119,21 @@ def _own_time(pid: int) -> float | None:
         return None
     fields = text.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def _share_of_memory(pid: int) -> int:
+    try:
+        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def _entries(folder: str) -> int:
+    try:
+        return len(list(Path(folder).iterdir()))
+    except OSError:
+        return 0
 
 
 def _who(pid: int) -> str:

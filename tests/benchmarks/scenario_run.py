@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -11,31 +12,44 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fixtures.plans import LINUX_ONE_IN
 from tests.benchmarks.machine import ROOT
-from tests.benchmarks.processor_time import ProcessorClock, ProcessorTime
+from tests.benchmarks.processor_time import Footprint, ProcessorClock, ProcessorTime
 
-WITHOUT_PAUSES = "random_order and not pauses"
 PAUSED_ONE_IN = 5
+_SHARES = {"bare": 1 - 1 / LINUX_ONE_IN, "linux": 1 / LINUX_ONE_IN}
 _VERDICT_LINE = re.compile(rb"(\x1b\[[0-9;]*m)?(pass|product fault|known defect|inconclusive) ")
-_PATIENCE = 600
+_PATIENCE = 900
+
+
+def random_orders(updates: int, vrtc: str, system: str) -> tuple[str, ...]:
+    """The options of pytest for about so many random orders without pauses, both modes together."""
+    unpaused = 1 - 1 / PAUSED_ONE_IN
+    per_mode = math.ceil(updates / (2 * unpaused * _SHARES[system]))
+    expression = f"not pauses and {vrtc} and {system}"
+    return "scenarios/test_random_orders.py", "-m", "qemu", "-k", expression, "--rtc-updates", str(per_mode)
+
+
+def all_orders(vrtc: str) -> tuple[str, ...]:
+    """The options of pytest for each of the 5,040 orders on bare guests, in all modes that the vRTC knows."""
+    return "scenarios/test_exhaustive.py", "-m", "exhaustive", "-k", f"every and {vrtc}"
 
 
 class ScenarioRun:
-    """pytest over the random orders without pauses; every moment in seconds after its exec.
+    """One run of pytest over the scenarios; every moment in seconds after its exec.
 
-    updates: how many, both modes together. vrtc: the guests'. On a machine that is too busy pytest ends with an
-    infrastructure error; what was judged was judged all the same. Raises RuntimeError when nothing was.
+    options: of pytest. look_s: seconds between two looks at its processes. On a machine that is too busy pytest ends
+    with an infrastructure error; what was judged was judged all the same. Raises RuntimeError when nothing was.
     """
 
-    def __init__(self, folder: Path, *, updates: int, guests: int | None, vrtc: str) -> None:
-        per_mode = -(-updates * PAUSED_ONE_IN // (2 * (PAUSED_ONE_IN - 1)))
+    def __init__(self, folder: Path, options: Sequence[str], guests: int | None, *, look_s: float = 0.2) -> None:
         command = [
-            *(sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "scenarios", "-m", "qemu"),
-            *("-k", f"{WITHOUT_PAUSES} and {vrtc}"),
-            *("--rtc-updates", str(per_mode), "--run-dir", str(folder), "--no-html"),
+            *(sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-o", "faulthandler_timeout=0", *options),
+            *("--run-dir", str(folder), "--no-html"),
         ]
         if guests is not None:
             command += ["--rtc-guests", str(guests)]
@@ -51,7 +65,7 @@ class ScenarioRun:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C reaches it once, from here
         ) as process:
-            clock = ProcessorClock(process.pid)
+            clock = ProcessorClock(process.pid, look_s)
             clock.start()
             killer = threading.Timer(_PATIENCE, process.kill)
             killer.start()
@@ -76,6 +90,7 @@ class ScenarioRun:
         # Read now: the run directory need not outlive its run.
         self.stages = self._stages()
         self.starts_apart = self._starts_apart()
+        self.all_ready = self.guests_ready(guests or 1)
 
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         """Read what the run prints until it has ended."""
@@ -94,6 +109,19 @@ class ScenarioRun:
         for path in sorted(self._folder.glob(f"*/{name}")):
             found += _json_lines(path)
         return found
+
+    @property
+    def footprint(self) -> Footprint:
+        """The most that all processes together took at any look."""
+        return self._clock.footprint
+
+    def guests_ready(self, count: int) -> float:
+        """When so many guests had answered; nan where there were not so many."""
+        ready = []
+        for path in self._folder.glob("*/console.log"):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            ready += [int(line.split()[0]) for line in lines if " ok agent=" in line][:1]
+        return self._after(sorted(ready)[count - 1]) if len(ready) >= count else float("nan")
 
     @property
     def updates(self) -> int:
@@ -119,7 +147,7 @@ class ScenarioRun:
         started = next(json.loads(line[2:])["stamp_ns"] for line in lines if line.startswith("# "))
         traced = next(int(line.split()[0]) for line in lines if not line.startswith("# "))
         console = (folder / "console.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        ready = next(int(line.split()[0]) for line in console if " ready " in line)
+        ready = next(int(line.split()[0]) for line in console if " ready " in line or " ok agent=" in line)
         due = first["expected"][-1]["due_ns"]
         run = json.loads((self._folder / "run.json").read_text(encoding="utf-8"))
         moments = {
