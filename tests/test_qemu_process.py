@@ -39,7 +39,7 @@ def own_threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()} & {"qmp", "qemu-stderr", "trace-drain"}
 
 
-def answer(qemu: Qemu, command: str, **arguments: object) -> object:
+def answer(qemu: Qemu, command: str, **arguments: Any) -> object:
     return qemu.qmp.execute(command, Deadline(PATIENCE), **arguments)
 
 
