@@ -18,7 +18,7 @@ _UPDATE_S = 1.08
 """A judged update on one guest: the settle window, and what lies between two of them."""
 
 _LOOK_S = 1.0
-"""At 130 processes one look takes a tenth of a second."""
+"""At 130 processes one look takes a tenth of a second, which is then nobody else's."""
 
 _GIB = 1 << 30
 
@@ -71,7 +71,7 @@ class Restored(Figure):
 
     def __init__(self, folder: Path) -> None:
         options = random_orders(RESTORED_UPDATES, "dm", "linux")
-        self._runs = Runs(folder / "restored", options, RESTORED)
+        self._runs = Runs(folder / "restored", options, RESTORED, _LOOK_S)
         self.run = self._runs  # type: ignore[method-assign]
 
     def quantities(self) -> Iterator[Quantity]:
