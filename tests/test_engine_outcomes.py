@@ -22,7 +22,9 @@ from harness.bench import load_bench
 from harness.deadline import Deadline
 from harness.engine import Engine, EngineSettings, Outcome
 from harness.engine import engine as engine_module
-from harness.engine.lane import GuestParts, Task
+from harness.engine.lane import GuestParts
+from harness.engine.rundir import append_line
+from harness.engine.tasks import Task
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.hosts.local import LocalHost
 from harness.judge.verdict import INCONCLUSIVE, PASS, PRODUCT_FAULT, Verdict
@@ -90,8 +92,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[ScriptedLan
 
 
 @contextmanager
-def engine_on(folder: Path, guests: int, work: Sequence[Plan]) -> Iterator[Engine]:
-    settings = EngineSettings(run_dir=folder / "run", seed=1, guests=guests)
+def engine_on(folder: Path, guests: int, work: Sequence[Plan], *, resume: bool = False) -> Iterator[Engine]:
+    settings = EngineSettings(run_dir=folder / "run", seed=1, guests=guests, resume=resume)
     with Engine(load_bench(DEFAULT_BENCH), LocalHost(), settings) as engine:
         engine.start(work)
         yield engine
@@ -232,6 +234,40 @@ def test_a_guest_of_another_kind_does_not_take_over(scripted: dict[str, Any], tm
         other = final(engine, "q")
     assert all("never booted" in str(outcome.error) for outcome in lost)
     assert (other.vm, other.error) == ("q35-1", None)
+
+
+def test_in_a_resumed_run_a_guest_that_is_lost_costs_no_update_that_earlier_attempts_were_spent_on(
+    scripted: dict[str, Any], tmp_path: Path
+) -> None:
+    # given a run whose only update could not be judged three times
+    def never(lane: ScriptedLane) -> None:
+        while (task := lane.take()) is not None:
+            lane.say(task.item, INCONCLUSIVE)
+            said = Verdict(task.item, lane.name, INCONCLUSIVE, "update")
+            append_line(lane.parts.folder / "verdicts.jsonl", said.as_json())
+
+    scripted["bare-1"] = never
+    with engine_on(tmp_path, 1, plans(1)) as engine:
+        assert final(engine, "p1").attempts == 3
+    # when it is resumed, and a guest dies over it
+    items: list[str] = []
+
+    def die(lane: ScriptedLane) -> InfrastructureError:
+        while (task := lane.take()) is None or task.plan.id != "p1":
+            pass
+        return InfrastructureError("its QEMU was killed")
+
+    def carry_on(lane: ScriptedLane) -> None:
+        until(lambda: lane.desk.errors)
+        lane.pass_all()
+        items.extend(lane.items)
+
+    scripted.update({"bare-2": die, "bare-3": carry_on})
+    with engine_on(tmp_path, 2, plans(2), resume=True) as engine:
+        outcome = final(engine, "p1")
+    # then another one does it
+    assert items[0] == "p1~5"
+    assert (outcome.vm, outcome.error) == ("bare-3", None)
 
 
 def test_an_inconclusive_update_is_repeated_under_a_name_of_its_own_and_counted(

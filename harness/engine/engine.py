@@ -16,15 +16,16 @@ from harness.deadline import Deadline
 from harness.engine.former import Former, read_former
 from harness.engine.guests import GuestFactory, guest_for
 from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorLost
-from harness.engine.lane import LINGER_NS, Lane, Slots, Task
+from harness.engine.lane import LINGER_NS, Lane, Slots
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
 from harness.engine.sharing import following, share_out
+from harness.engine.tasks import Task, further_task, plans_before, starting_point, task_for
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.base import Host
 from harness.judge.verdict import INCONCLUSIVE, PRODUCT_FAULT, Verdict
 from harness.listener import ListenerProcess
-from harness.plan import Plan, SetClock
+from harness.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -166,8 +167,7 @@ class Engine:
             self._outcomes[plan.id] = Outcome(plan, known.vm, known, final=True)
             return
         self._outcomes[plan.id] = Outcome(plan)
-        attempt = self._former.attempts.get(plan.id, 0) + 1
-        self._queues[guest.name].append(Task(plan, plan.id if attempt == 1 else f"{plan.id}~{attempt}", attempt))
+        self._queues[guest.name].append(task_for(plan, self._former.attempts.get(plan.id, 0) + 1))
 
     def _lanes_wanted(self) -> list[tuple[str, int]]:
         """Kinds of guests, and which number of its kind each is."""
@@ -318,7 +318,7 @@ class Engine:
             self._beside[lane.name, verdict.item] = verdict
             return
         outcome.verdict = verdict
-        outcome.replay = self.rundir.save_replay(lane.name, [*_before(lane, outcome.plan), outcome.plan])
+        outcome.replay = self.rundir.save_replay(lane.name, [*plans_before(outcome.plan, lane.done), outcome.plan])
         outcome.final = True
 
     def _keep(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
@@ -330,15 +330,17 @@ class Engine:
                 self._listened_for[lane.name].append(outcome)
         elif lane.failed or outcome.to_repeat:
             pass  # its guest's end will say why; or it is on its way already
-        elif outcome.attempts < ATTEMPTS + self._former.attempts.get(outcome.plan.id, 0) and not self._closed:
+        elif self._attempts_now(outcome) < ATTEMPTS and not self._closed:
             outcome.to_repeat = True
-            attempt = outcome.attempts + 1
-            before = starting_point(outcome.plan) or next(iter(_before(lane, outcome.plan)), None)
-            self._again[lane.name].append(Task(outcome.plan, f"{outcome.plan.id}~{attempt}", attempt, True, before))
+            self._again[lane.name].append(further_task(outcome.plan, outcome.attempts + 1, lane.done, again=True))
         else:
             self._inconclusive += 1
             outcome.error = outcome.error or InfrastructureError(f"{verdict.item}: {verdict.diagnosis}")
             outcome.final = True
+
+    def _attempts_now(self, outcome: Outcome) -> int:
+        """How often it was tried in this session: what an earlier one spent on it takes nothing from this one."""
+        return outcome.attempts - self._former.attempts.get(outcome.plan.id, 0)
 
     def final_up_to(self, lane: Lane, now_ns: int) -> None:
         """What was due 6 s ago and more is known for good."""
@@ -376,8 +378,9 @@ class Engine:
                     cut_short = InfrastructureError(f"{outcome.plan.id}: the run was cut short")
                     outcome.error = error or outcome.error or cut_short
                     by_itself = isinstance(error, InfrastructureError) and not isinstance(error, HypervisorLost)
-                    if by_itself and outcome.attempts <= LOST and not (alone or self.aborting):
-                        lost.append(_repetition_elsewhere(lane, outcome))
+                    if by_itself and self._attempts_now(outcome) <= LOST and not (alone or self.aborting):
+                        outcome.vm, outcome.to_repeat = None, True
+                        lost.append(further_task(outcome.plan, outcome.attempts + 1, lane.done))
                         continue
                 outcome.final = True
             self._queues[kind].extendleft(reversed([*lost, *self._own.pop(lane.name, ())]))
@@ -390,24 +393,3 @@ class Engine:
             self.rundir.add_error(family, vm, text)
         except InfrastructureError:
             log.error("%s", text)
-
-
-def _repetition_elsewhere(lane: Lane, outcome: Outcome) -> Task:
-    """For another guest what the lane's was at when it was lost, from where its clock stood."""
-    plan, attempt = outcome.plan, outcome.attempts + 1
-    outcome.vm, outcome.to_repeat = None, True
-    before = starting_point(plan) or next(iter(_before(lane, plan)), None)
-    return Task(plan, f"{plan.id}~{attempt}", attempt, before=before)
-
-
-def starting_point(plan: Plan) -> Plan | None:
-    """What sets a guest's clock to where the plan starts; None where it starts from anything."""
-    if plan.start is None:
-        return None
-    return Plan(id=f"start-{plan.id}", vrtc=plan.vrtc, actions=(SetClock(mode="halted", value=plan.start),))
-
-
-def _before(lane: Lane, plan: Plan) -> list[Plan]:
-    """What the guest did just before the plan, so that its clock stood where it stood; none for its first."""
-    position = next((i for i, done in enumerate(lane.done) if done.id == plan.id), 0)
-    return lane.done[max(0, position - 1) : position]

@@ -62,7 +62,7 @@ class Hypervisor:
             self.socket = self._made / "hypervisor.sock"
         try:
             self._process: HostProcess = host.start(self._command(), log=self.log_file)
-        except BaseException:
+        except BaseException:  # whatever it was, the folder is ours to remove
             self._remove_socket()
             raise
         self._process.on_exit(self._exited)

@@ -19,6 +19,7 @@ from harness.engine.hypervisor import Hypervisor
 from harness.engine.judging import Judging
 from harness.engine.read_back import ReadBacks
 from harness.engine.rundir import RunDirectory, append_line
+from harness.engine.tasks import Task
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.guests.base import Guest
 from harness.guests.disk import DiskGuest
@@ -46,21 +47,6 @@ ALIKE_S = 10
 
 LINGER_NS = 6_000_000_000
 """How long after an update a late or second event is still listened for (the judge's rule 3)."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A plan to carry out; `item` is its id, with `~2` and so on behind it for a further attempt.
-
-    again: whether this guest has carried it out before.
-    """
-
-    plan: Plan
-    item: str
-    attempt: int = 1
-    again: bool = False
-    before: Plan | None = None
-    """What to carry out first, so that the clock is where the first attempt found it."""
 
 
 class Desk(Protocol):

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from harness.engine.rundir import append_line
 from harness.guests.steps import AgentReport, Read, Step
+from harness.opinion.read_back import STEPS
 
-REGISTERS = (0x0B, 0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32, 0x00)
-"""Register B, which says how to read the others; the date; the second again, to see a tick in between."""
 EVERY = 8
 """One item in so many begins with a read-back."""
 
@@ -31,7 +30,7 @@ class ReadBacks:
         """The reads that an item is to begin with; mostly none."""
         self._items += 1
         wanted = role == "restore" or (not self._on_hv and self._items % EVERY == 0)
-        return [Read(register) for register in REGISTERS] if wanted else []
+        return [Read(register) for register in STEPS] if wanted else []
 
     def take(self, report: AgentReport, asked: Sequence[Step]) -> AgentReport:
         """Put what was read on disk; returns the report of the item alone.

@@ -71,7 +71,7 @@ class Incoming:
             pump = threading.Thread(target=_pump, args=(state.fileno(), write_end), name="state", daemon=True)
             try:
                 _hand_over(qemu, read_end, deadline)
-            except BaseException:
+            except BaseException:  # whatever it was, the pump that would have closed it is not started
                 os.close(write_end)
                 raise
             finally:

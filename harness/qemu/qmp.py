@@ -116,8 +116,7 @@ class QmpMonitor:
         try:
             await client.connect(self._connection)
             await client.execute("qmp_capabilities")
-        except BaseException:
-            # QEMU has ended already: what its end left behind in the library is taken, or asyncio complains of it.
+        except BaseException:  # what QEMU's end left behind in the library is taken, or asyncio complains of it
             with contextlib.suppress(EOFError, OSError):
                 await client.disconnect()
             raise
