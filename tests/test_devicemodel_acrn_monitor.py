@@ -72,11 +72,6 @@ class Commands:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
-@pytest.fixture
 def commands() -> Commands:
     return Commands()
 

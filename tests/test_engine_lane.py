@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.engine.lane import ALIKE_S, CLEAR_NS, LINGER_NS, GuestParts, Lane, Slots, Task, free_ns
+from harness.engine.lane import ALIKE_S, CLEAR_NS, LINGER_NS, GuestParts, Lane, Slots, free_ns
 from harness.engine.rundir import RunDirectory
+from harness.engine.tasks import Task
 from harness.errors import BenchError
 from harness.guests.base import Guest
 from harness.hosts.base import HostProcess

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import read_back as engine_side
 from harness.engine.read_back import EVERY, ReadBacks
 from harness.guests.steps import AgentReport, Read
 from harness.opinion import read_back as opinion_side
@@ -60,8 +59,10 @@ def test_nothing_is_kept_of_what_was_not_asked_or_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "read-back.jsonl").exists()
 
 
-def test_the_engine_asks_for_what_the_second_opinion_understands() -> None:
-    assert engine_side.REGISTERS == opinion_side.STEPS
+def test_the_engine_asks_for_what_the_second_opinion_understands(tmp_path: Path) -> None:
+    asked = ReadBacks(tmp_path, on_hv=False).before("restore")
+    assert asked == [Read(register) for register in opinion_side.STEPS]
+    assert opinion_side.STEPS == (0x0B, 0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32, 0x00)
 
 
 @pytest.mark.parametrize(

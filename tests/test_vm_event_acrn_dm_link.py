@@ -39,11 +39,6 @@ class Answers:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
-@pytest.fixture
 def peer(path: Path) -> Iterator[Peer]:
     with nothing_left_open(), Peer(path) as peer:
         yield peer

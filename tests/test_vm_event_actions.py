@@ -12,9 +12,7 @@ import pytest
 from harness.vm_event import ActionError, RtcChange, VmEventService
 from harness.vm_event import listeners as listeners_module
 from harness.vm_event.actions import RunCommands, words_of
-from tests.vm_event_support import NOON, PATIENCE, SECOND, Client, eventually, nothing_left_open
-
-INSTANT = 1e-6
+from tests.vm_event_support import INSTANT, NOON, PATIENCE, SECOND, Client, eventually, nothing_left_open
 
 
 def counts(service: VmEventService) -> dict[str, int]:

@@ -18,11 +18,6 @@ from tests.vm_event_command import run, say, serving, started, watching
 from tests.vm_event_support import NOON, PATIENCE
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
 def test_raw_events_by_hand_are_watched_settled(path: Path) -> None:
     with serving(path, "--stdin", "--window", "0.3") as serve, watching(path, "--json") as watch:
         say(serve, '{"set_rtc":1718452800}', '{"last_time":1718452800,"delta_time":60}')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,7 @@ from harness.vm_event import (
     VmEventType,
 )
 from harness.vm_event import listeners as listeners_module
-from tests.vm_event_support import NOON, PATIENCE, SECOND, Client, Heard, eventually, nothing_left_open
-
-INSTANT = 1e-6
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
-@pytest.fixture
-def instant() -> Iterator[VmEventService]:
-    """Running, and its window is over at once."""
-    with nothing_left_open(), VmEventService("vm0", window=INSTANT) as service:
-        service.start()
-        yield service
+from tests.vm_event_support import INSTANT, NOON, PATIENCE, SECOND, Client, Heard, eventually, nothing_left_open
 
 
 def settle(service: VmEventService, deltas: range) -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.vm_event import RtcChange, SettledRtcChange, SharedRing, Tunnel, VmEventService
-from tests.vm_event_support import NOON, PATIENCE, SECOND, Client, nothing_left_open, open_descriptors
-
-INSTANT = 1e-6
+from tests.vm_event_support import INSTANT, NOON, PATIENCE, SECOND, Client, nothing_left_open, open_descriptors
 
 
 @pytest.mark.parametrize("lives", [200, pytest.param(10_000, marks=pytest.mark.soak)])

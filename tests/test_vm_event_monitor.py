@@ -6,7 +6,6 @@ import array
 import resource
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,14 @@ from hypothesis import strategies as st
 
 from harness.vm_event import RtcChange, VmEventService
 from harness.vm_event.monitor import CLIENT_LIMIT
-from tests.vm_event_support import NOON, PATIENCE, UNHURRIED, Client, eventually, nothing_left_open, open_descriptors
-
-INSTANT = 1e-6
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
-@pytest.fixture
-def service(path: Path) -> Iterator[VmEventService]:
-    """Its window is over at once: every raw event settles by itself."""
-    with nothing_left_open(), VmEventService("vm0", window=INSTANT) as service:
-        service.start(path)
-        yield service
+from tests.vm_event_support import (
+    NOON,
+    PATIENCE,
+    UNHURRIED,
+    Client,
+    eventually,
+    open_descriptors,
+)
 
 
 def test_the_event_client_gets_events_as_acrn_words_them(service: VmEventService, path: Path) -> None:

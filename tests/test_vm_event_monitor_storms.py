@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,7 @@ from harness.vm_event.monitor import ANSWER_LIMIT, CLIENT_LIMIT, Monitor
 from harness.vm_event.sockets import ListeningSocket
 from tests.vm_event_support import NOON, PATIENCE, Client, eventually, nothing_left_open
 
-INSTANT = 1e-6
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
-@pytest.fixture
-def service(path: Path) -> Iterator[VmEventService]:
-    """Its window is over at once: every raw event settles by itself."""
-    with nothing_left_open(), VmEventService("vm0", window=INSTANT) as service:
-        service.start(path)
-        yield service
 
 
 def come_and_go(path: Path) -> None:

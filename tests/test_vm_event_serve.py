@@ -25,11 +25,6 @@ __all__ = ["hsm_library"]
 CHANGE = '{"last_time":1718452800,"delta_time":60}'
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
 def status_of(path: Path) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(run("status", "--socket", str(path), "--json").stdout)
     return answer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,7 @@ from harness.vm_event import (
     VmEventService,
     VmEventType,
 )
-from tests.vm_event_support import NOON, PATIENCE, SECOND, Client, Heard, nothing_left_open
-
-INSTANT = 1e-6
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
-
-
-@pytest.fixture
-def instant() -> Iterator[VmEventService]:
-    """Running, and its window is over at once."""
-    with nothing_left_open(), VmEventService("vm0", window=INSTANT) as service:
-        service.start()
-        yield service
+from tests.vm_event_support import INSTANT, NOON, PATIENCE, SECOND, Client, Heard, nothing_left_open
 
 
 def test_an_update_is_told_once_and_not_before_its_window_has_passed() -> None:

@@ -12,15 +12,9 @@ import pytest
 
 from harness.vm_event import RingError, RtcChange, ServiceError, SharedRing, VmEventService
 from harness.vm_event.abi import ELEMENT
-from tests.vm_event_support import NOON, Heard, eventually, nothing_left_open
+from tests.vm_event_support import INSTANT, NOON, Heard, eventually, nothing_left_open
 
-INSTANT = 1e-6
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "monitor"
 
 
 PRODUCER = """

@@ -15,9 +15,7 @@ from harness.vm_event import RtcChange, ServiceError, SettledRtcChange, SharedRi
 from harness.vm_event import listeners as listeners_module
 from harness.vm_event.actions import RunCommands
 from tests.acrn_dm_peer import ACK, Peer
-from tests.vm_event_support import NOON, PATIENCE, SECOND, Client, eventually, nothing_left_open
-
-INSTANT = 1e-6
+from tests.vm_event_support import INSTANT, NOON, PATIENCE, SECOND, Client, eventually, nothing_left_open
 
 
 @pytest.fixture

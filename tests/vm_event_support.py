@@ -18,6 +18,8 @@ from harness.vm_event import SettledRtcChange, VmEventService
 from harness.vm_event.wire import Decoder, Garbage, encode
 
 PATIENCE = 30.0
+#: A settle window that is over at once: every raw event settles by itself.
+INSTANT = 1e-6
 #: Properties are not judged by how long a busy machine takes for them.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 SECOND = 1_000_000_000

@@ -1,0 +1,33 @@
+"""Fixtures that many tests of the event service share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.vm_event import VmEventService
+from tests.vm_event_support import INSTANT, nothing_left_open
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a monitor socket is made."""
+    return tmp_path / "monitor"
+
+
+@pytest.fixture
+def instant() -> Iterator[VmEventService]:
+    """Running, and its window is over at once: every raw event settles by itself."""
+    with nothing_left_open(), VmEventService("vm0", window=INSTANT) as service:
+        service.start()
+        yield service
+
+
+@pytest.fixture
+def service(path: Path) -> Iterator[VmEventService]:
+    """The same with a monitor socket."""
+    with nothing_left_open(), VmEventService("vm0", window=INSTANT) as service:
+        service.start(path)
+        yield service
