@@ -134,7 +134,10 @@ class Attachment:
         return True
 
     def close(self, *, abort: bool = False) -> None:
-        """Listen no more, and judge what is known by then. The guest goes on. Idempotent."""
+        """Listen no more, and judge what is known by then. The guest goes on. Idempotent.
+
+        abort: as of an engine; here it changes nothing, for there is no work to be cut.
+        """
         if self._closed:
             return
         self._closed = True

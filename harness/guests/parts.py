@@ -26,7 +26,7 @@ KERNELS = {
 }
 """Packages whose dependency is a kernel, most wanted first: Debian's, then Ubuntu's, then any that will do."""
 
-# Nothing of a C library: the agent has 21 KB instead of 826, and may have to go through a console (login.py).
+# Nothing of a C library: the agent has 25 KB instead of 826, and may have to go through a console (login.py).
 _COMPILE = (
     *("gcc", "-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic", "-fno-stack-protector"),
     *("-fno-asynchronous-unwind-tables", "-U_FORTIFY_SOURCE", "-Os", "-s", "-std=gnu11", "-Wall", "-Wextra"),
