@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.engine.lane import ALIKE_S, CLEAR_NS, LINGER_NS, GuestParts, Lane, Slots, free_ns
+from harness.engine.lane import ALIKE_S, CLEAR_NS, LINGER_NS, Lane, Slots, free_ns
+from harness.engine.launch import GuestParts, LocalCommand, LocalLaunch
 from harness.engine.rundir import RunDirectory
 from harness.engine.tasks import Task
 from harness.errors import BenchError
@@ -69,10 +70,13 @@ def test_a_guest_whose_work_others_have_done_before_it_could_boot_is_not_booted(
 ) -> None:
     rundir = RunDirectory(tmp_path / "run", 1, {})
     socket = tmp_path / "monitor.sock"
-    parts = GuestParts("pc-9", ("/nowhere",), socket, socket, no_guest, rundir.guest("pc-9"), 60.0, 10**9, 0)
+    folder = rundir.guest("pc-9")
+    command = LocalCommand("pc-9", ("/nowhere",), socket, socket, folder, no_guest)
+    launch = LocalLaunch(UntouchedHost(), listening, command)
+    parts = GuestParts("pc-9", folder, launch, 60.0, 10**9, 0)
     desk = IdleDesk()
     slots = Slots(guests=threading.Semaphore(1), boots=threading.Semaphore(1))
-    lane = Lane(parts, UntouchedHost(), listening, desk, rundir, slots)
+    lane = Lane(parts, desk, rundir, slots)
     lane.start()
     lane.join()
     # then its lane ends all the same, and the run does not speak of it

@@ -22,7 +22,7 @@ from harness.bench import load_bench
 from harness.deadline import Deadline
 from harness.engine import Engine, EngineSettings, Outcome
 from harness.engine import engine as engine_module
-from harness.engine.lane import GuestParts
+from harness.engine.launch import GuestParts
 from harness.engine.rundir import append_line
 from harness.engine.tasks import Task
 from harness.errors import ConfigurationError, InfrastructureError
@@ -39,7 +39,7 @@ class ScriptedLane:
 
     scripts: dict[str, Callable[[ScriptedLane], InfrastructureError | None]] = {}
 
-    def __init__(self, parts: GuestParts, host: object, listening: object, desk: Engine, *others: object) -> None:
+    def __init__(self, parts: GuestParts, desk: Engine, *others: object) -> None:
         self.name = parts.name
         self.parts = parts
         self.done: list[Plan] = []

@@ -136,7 +136,7 @@ class Engine:
             self._following |= following([task.plan for task in tasks])
         lanes = self._lanes_wanted()
         kinds = {guest.name: guest for guest in self._bench.guests}
-        factory = GuestFactory(self._bench, self._settings, self.rundir, several=len(lanes) > 1)
+        factory = GuestFactory(self._bench, self._host, self._settings, self.rundir, several=len(lanes) > 1)
         cores = os.cpu_count() or 1
         guests = threading.Semaphore(self._settings.guests)
         slots = {
@@ -151,9 +151,9 @@ class Engine:
         if self._hypervisor is not None:
             self._hypervisor.await_ready(Deadline(READY_TIMEOUT))
         for kind, number in lanes:
-            parts = factory.parts(kinds[kind], number, self._hypervisor)
+            parts = factory.parts(kinds[kind], number, self._listening, self._hypervisor)
             kind_slots = slots[factory.is_quick(kinds[kind])]
-            self._lanes.append(Lane(parts, self._host, self._listening, self, self.rundir, kind_slots))
+            self._lanes.append(Lane(parts, self, self.rundir, kind_slots))
             self._alive.add(parts.name)
             self._kinds[parts.name] = kind
         for lane in self._lanes:

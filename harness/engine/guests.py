@@ -14,7 +14,7 @@ import harness
 from harness.bench import Bench, GuestSpec, LoginSpec
 from harness.deadline import Deadline
 from harness.engine.hypervisor import Hypervisor
-from harness.engine.lane import GuestParts
+from harness.engine.launch import GuestParts, LocalCommand, LocalLaunch
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
 from harness.errors import ConfigurationError, InfrastructureError
@@ -26,7 +26,8 @@ from harness.guests.image import GuestImage, ImageSpec, prepare_agent, prepare_b
 from harness.guests.linux import LinuxGuest
 from harness.guests.login import Login, read_password
 from harness.guests.restored import RestoredGuest
-from harness.hosts.base import HostProcess
+from harness.hosts.base import Host, HostProcess
+from harness.listener import ListenerProcess
 from harness.plan import Plan
 from harness.qemu.accelerator import choose_accelerator
 from harness.qemu.arguments import Machine
@@ -48,8 +49,11 @@ class GuestFactory:
     Raises ConfigurationError when they have not.
     """
 
-    def __init__(self, bench: Bench, settings: EngineSettings, rundir: RunDirectory, *, several: bool) -> None:
+    def __init__(
+        self, bench: Bench, host: Host, settings: EngineSettings, rundir: RunDirectory, *, several: bool
+    ) -> None:
         self._bench = bench
+        self._host = host
         self._settings = settings
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
@@ -117,7 +121,9 @@ class GuestFactory:
         """Whether a guest of this kind is there without a boot that takes a core for a second."""
         return spec.system == "bare" or spec.name in self._snapshots
 
-    def parts(self, spec: GuestSpec, number: int, hypervisor: Hypervisor | None) -> GuestParts:
+    def parts(
+        self, spec: GuestSpec, number: int, listening: ListenerProcess, hypervisor: Hypervisor | None
+    ) -> GuestParts:
         """What the lane of the `number`th guest of this kind needs.
 
         hypervisor: the run's, for a guest whose vRTC is the hypervisor's.
@@ -128,13 +134,19 @@ class GuestFactory:
         service = self._socket(self._settings.service_socket, name, folder / "monitor.sock")
         events = self._socket(self._settings.event_socket, name, service)
         nonce = secrets.token_hex(16)
-        return GuestParts(
+        command = LocalCommand(
             name=name,
             command=self._command(spec, name, folder, service, nonce, on_hv),
             service_socket=service,
             event_socket=events,
-            make_guest=lambda process, log_folder: self._guest(spec, name, nonce, process, log_folder),
             folder=folder,
+            make_guest=lambda process, log_folder: self._guest(spec, name, nonce, process, log_folder),
+            hypervisor=on_hv,
+        )
+        return GuestParts(
+            name=name,
+            folder=folder,
+            launch=LocalLaunch(self._host, listening, command),
             boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
