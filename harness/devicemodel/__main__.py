@@ -27,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cmd_monitor", metavar="SOCK", type=Path, required=True, help="monitor socket")
     parser.add_argument("--acrn-monitor", action="store_true", help="have the monitor socket behave exactly as "
                         "acrn-dm's: one connection, events as ACRN words them")
+    parser.add_argument("--as-acrn-dm", action="store_true", help="live and end as acrn-dm does: go on when standard "
+                        "input ends, and refuse to destroy a real-time VM (--vrtc hv)")
     parser.add_argument("--memory", "-m", metavar="MIB", type=int, default=96)
     parser.add_argument("--machine", default="pc", help="QEMU machine: pc or q35")
     parser.add_argument("--cpu", help="QEMU CPU model")
@@ -36,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--initrd", type=Path)
     parser.add_argument("--append", default="", help="kernel command line")
     parser.add_argument("--disk", type=Path, help="disk image; never written to")
+    parser.add_argument("--firmware", metavar="FILE", type=Path, help="firmware instead of QEMU's own (OVMF)")
     parser.add_argument("--rtc", metavar="TIME", type=_time, default=None, help="the RTC at the start (ISO 8601, "
                         "UTC; default: now), what ACRN's device model takes from the Service VM")
     parser.add_argument("--restore", metavar="FILE", type=Path, help="go on from this saved state of the same machine "
@@ -93,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
             reboot=not options.no_reboot,
             trace_reads=hypervisor is not None,
             incoming=options.restore is not None,
+            extra=() if options.firmware is None else ("-bios", str(options.firmware)),
         ),
         monitor=options.cmd_monitor,
         rtc_time=rtc_time,
@@ -100,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         restore=options.restore,
         registers=options.rtc_registers,
         acrn_monitor=options.acrn_monitor,
+        as_acrn_dm=options.as_acrn_dm,
         window=options.window,
         trace_log=options.trace_log,
         rtc_change_log=options.rtc_change_log,

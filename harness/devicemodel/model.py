@@ -43,7 +43,8 @@ class Settings:
 
     hypervisor: the socket of the hypervisor process that has the guest's vRTC; None: the device model has it.
     restore: a saved state of the machine to go on from, instead of a boot; registers: what A and B of its RTC held.
-    acrn_monitor: the monitor socket is to behave exactly as acrn-dm's.
+    acrn_monitor: the monitor socket is to behave exactly as acrn-dm's. as_acrn_dm: the guest outlives its console, and
+    a real-time one (hypervisor) is not destroyed by a command, as with acrn-dm.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Settings:
     restore: Path | None = None
     registers: tuple[int, int] | None = None
     acrn_monitor: bool = False
+    as_acrn_dm: bool = False
     window: float = 1.0
     trace_log: Path | None = None
     rtc_change_log: Path | None = None
@@ -145,13 +147,14 @@ class DeviceModel:
             trace_log=None if trace is None else str(trace.absolute()),
             exit_record=None if record is None else str(record.absolute()),
         )
-        self._service.on_command("destroy", self._destroy)
+        # acrn-dm refuses to destroy a real-time VM: its guest ends by itself, or by a signal.
+        refuses = self._hypervisor is not None and (self._settings.acrn_monitor or self._settings.as_acrn_dm)
+        if not refuses:
+            self._service.on_command("destroy", self._destroy)
         self._service.start(None if self._settings.acrn_monitor else path)
         stack.callback(self._service.stop)
         if self._settings.acrn_monitor:
-            # acrn-dm refuses to destroy a real-time VM: its guest ends by itself, or by a signal.
-            real_time = self._hypervisor is not None
-            monitor = AcrnMonitor(path, {} if real_time else {"destroy": self._destroy})
+            monitor = AcrnMonitor(path, {} if refuses else {"destroy": self._destroy})
             stack.callback(monitor.close)
             self._service.subscribe(monitor.publish)
 
@@ -185,7 +188,7 @@ class DeviceModel:
     ) -> tuple[FaultClass | None, str, str] | None:
         if not self._messages.empty():
             return self._messages.get()
-        if relay is not None and relay.closed:
+        if relay is not None and relay.closed and not self._settings.as_acrn_dm:
             return None, "console-closed", "whoever held the console has gone"
         if worker.blocked_for > BLOCKED_AFTER:
             problem = f"a traced write has waited {worker.blocked_for:.0f} s for the log or the vRTC"
