@@ -33,7 +33,7 @@ _LOOK = 0.01
 """Seconds between two looks at the hypervisor's socket: that another process listens there can only be tried."""
 
 _HELP = """usage: acrn-dm [-hAWYv] [-B BOOTARGS] [-E ELF] [-k KERNEL] [-l LPC] [-m MEMORY] [-r RAMDISK]
-  [-s SLOT,DEVICE[,CONFIGURATION]]... [--ovmf FILE] [--cmd_monitor SOCKET] [--rtvm] [others, named as without effect] NAME
+  [-s SLOT,DEVICE[,CONFIGURATION]]... [--ovmf FILE] [--cmd_monitor SOCKET] [--rtvm] [others without effect] NAME
 This is not acrn-dm but the device model of the test bench in its place, for rehearsals. Options of its own come
 in the environment variable RTC_BENCH_DM_OPTIONS: --full-events, and those of `python -m harness.devicemodel --help`.
 """
