@@ -50,7 +50,7 @@ class IdleDesk:
 class UntouchedHost(LocalHost):
     """A host on which nothing is to be started."""
 
-    def start(self, command: Sequence[str], *, log: Path) -> Any:
+    def start(self, command: Sequence[str], *, log: Path, terminal: bool = False) -> Any:
         raise AssertionError(f"{command} was started")
 
 

@@ -17,6 +17,7 @@ from harness.engine.judging import Judging
 from harness.engine.launch import GuestParts
 from harness.engine.read_back import ReadBacks
 from harness.engine.rundir import RunDirectory
+from harness.engine.strategy import State, Strategy
 from harness.engine.tasks import Task
 from harness.errors import BenchError, InfrastructureError
 from harness.judge.guest import ItemView
@@ -151,7 +152,9 @@ class Lane:
             if self._stopping.is_set() or not self._desk.wants(self):
                 return False
             self._rundir.add_guest(self.name, self.parts.details)
-            self._launch.up(stack, Deadline(self.parts.boot_timeout), self._changed.set)
+            strategy = Strategy(self._launch.steps(self._changed.set), self._launch.failed)
+            stack.callback(strategy.close)
+            strategy.reach(State.QUIET, Deadline(self.parts.boot_timeout))
         return True
 
     def _work(self) -> None:

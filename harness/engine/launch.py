@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from harness.deadline import Deadline
 from harness.engine.cause import end_is_told, true_cause
 from harness.engine.hypervisor import Hypervisor
+from harness.engine.strategy import State, Step
 from harness.errors import BenchError, InfrastructureError
 from harness.guests.base import Guest
 from harness.guests.disk import DiskGuest
@@ -29,11 +30,14 @@ class Launch(Protocol):
     def guest(self) -> Guest:
         """The guest that is up."""
 
-    def up(self, stack: contextlib.ExitStack, deadline: Deadline, changed: Callable[[], None]) -> None:
-        """Have the guest up, its event service listened to. What has to be undone is left with `stack`.
+    def steps(self, changed: Callable[[], None]) -> Mapping[State, Step]:
+        """How each state is reached: the last one is where plans begin.
 
-        changed: called from any thread when there is something to look at. Raises BenchError for what went wrong.
+        changed: called from any thread when there is something to look at.
         """
+
+    def failed(self, error: BenchError) -> None:
+        """A state could not be reached, or one that was is lost."""
 
     def tend(self, deadline: Deadline) -> None:
         """Between two items: whatever has to be seen to now and then. Raises as a command to the guest."""
@@ -111,8 +115,20 @@ class LocalLaunch:
         assert self._guest is not None
         return self._guest
 
-    def up(self, stack: contextlib.ExitStack, deadline: Deadline, changed: Callable[[], None]) -> None:
-        """Start the device model, listen to its service, wait for the agent. Raises as the protocol says."""
+    def steps(self, changed: Callable[[], None]) -> Mapping[State, Step]:
+        """This machine is up, and in a guest whose every access is traced nothing has to be quiet."""
+        return {
+            State.HOST_UP: lambda stack, deadline: None,
+            State.GUEST_BOOTED: lambda stack, deadline: self._boot(stack, deadline, changed),
+            State.GUEST_READY: self._greet,
+            State.QUIET: lambda stack, deadline: None,
+        }
+
+    def failed(self, error: BenchError) -> None:
+        """Nothing to be told: a local guest's loss costs nobody else anything."""
+
+    def _boot(self, stack: contextlib.ExitStack, deadline: Deadline, changed: Callable[[], None]) -> None:
+        """Start the device model and listen to its service."""
         about = self._about
         if about.hypervisor is not None:
             about.hypervisor.on_death(changed)
@@ -126,6 +142,10 @@ class LocalLaunch:
         self._listener.connect(deadline, lambda: process.exit_status() is not None or self._closed.is_set())
         self._guest = about.make_guest(process, about.folder)
         stack.callback(self._guest.close)
+
+    def _greet(self, stack: contextlib.ExitStack, deadline: Deadline) -> None:
+        """Wait for the agent."""
+        assert self._guest is not None
         if not self._closed.is_set():  # else whoever stopped us found no guest to close
             self._guest.boot(deadline)
 
