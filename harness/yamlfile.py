@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,10 @@ from harness.yamlschema import Schema, follow
 from harness.yamltree import Finding, JsonValue, KeyPath, Tree, parse_yaml
 
 T = TypeVar("T")
+Checks = Callable[[JsonValue], Iterable[tuple[KeyPath, str]]]
+
+_SECRET = re.compile(r"passw|passphrase|secret", re.IGNORECASE)
+"""Keys that are about secrets."""
 
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -51,11 +56,14 @@ class FileProblems(ConfigurationError):
         super().__init__("\n  ".join(lines), hint=hint)
 
 
-def load_yaml_model(path: Path, model: type[T], *, context: Mapping[str, Any] | None = None) -> T:
+def load_yaml_model(
+    path: Path, model: type[T], *, context: Mapping[str, Any] | None = None, checks: Checks | None = None
+) -> T:
     """The file's content as a `model`: a pydantic model, or whatever else pydantic validates (`list[Plan]`).
 
     Validation is strict: `"96"` is no number. Validators find the file's folder as `directory` in their
-    context, together with `context`.
+    context, together with `context`. `checks` says what parts of the data say against each other: it is asked
+    whatever else is wrong.
     Raises FileProblems with all problems of the file at once.
     """
     tree = parse_yaml(_read(path))
@@ -74,6 +82,9 @@ def load_yaml_model(path: Path, model: type[T], *, context: Mapping[str, Any] | 
             schema = Schema(adapter.json_schema())
             found = _findings(error.errors(include_url=False), tree, schema)
             findings += [finding for finding in found if finding.path not in refused]
+        told = {finding.path for finding in findings}
+        against = checks(tree.data) if checks else ()
+        findings += [Finding(tree.line(where), where, text) for where, text in against if where not in told]
     if findings:
         unique = sorted(set(findings), key=lambda finding: (finding.line, str(finding.path), finding.text))
         raise FileProblems([Problem(str(path), f.line, render(f.path), f.text) for f in unique])
@@ -130,7 +141,7 @@ def _findings(errors: Iterable[ErrorDetails], tree: Tree, schema: Schema) -> lis
 
 
 def _finding(error: ErrorDetails, tree: Tree, schema: Schema) -> Finding:
-    path = _place(tree.data, error["loc"])
+    path = _place(tree.data, error["loc"], schema)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return Finding(tree.line(path), path, _unknown_key(str(path[-1]), schema.keys(path[:-1], tree.data)))
@@ -143,6 +154,9 @@ def _finding(error: ErrorDetails, tree: Tree, schema: Schema) -> Finding:
     if kind in {"value_error", "assertion_error"}:
         return Finding(tree.line(path), path, str(context.get("error", error["msg"])))
     value = follow(tree.data, path)
+    if path and _SECRET.search(str(path[-1])):
+        # Perhaps it is the secret itself: it is not repeated.
+        return Finding(tree.line(path), path, f"should be {schema.wanted(path, tree.data)}, and not the secret itself")
     if kind in {"too_short", "too_long"} and isinstance(value, list):
         limit = (
             f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
@@ -162,19 +176,26 @@ def _tag_finding(path: KeyPath, key: str, tree: Tree, schema: Schema) -> Finding
     return Finding(tree.line(path), tag, f"is missing; should be {allowed}")
 
 
-def _place(data: JsonValue, loc: Sequence[str | int]) -> KeyPath:
+def _place(data: JsonValue, loc: Sequence[str | int], schema: Schema) -> KeyPath:
     """Where in the data pydantic's `loc` is: without the names of union members in between."""
     path: KeyPath = ()
+    here, member = data, False
     for step in loc:
-        if (isinstance(data, dict) and isinstance(step, str) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and 0 <= step < len(data)
+        # A union's member may be called like a key that it has, or that somebody thinks it has.
+        if not member and isinstance(here, dict) and step in schema.tags(path, data):
+            member = True
+        elif (isinstance(here, dict) and isinstance(step, str) and step in here) or (
+            isinstance(here, list) and isinstance(step, int) and 0 <= step < len(here)
         ):
             path = (*path, step)
-            data = data[step]  # type: ignore[index]
+            here, member = here[step], False  # type: ignore[index]
     return path
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:
+    if _SECRET.search(key):
+        places = [f"'{name}'" for name in known if name.endswith(("_env", "_file")) and _SECRET.search(name)]
+        return "no secret may stand in this file" + (f"; {', '.join(places)} say where one is" if places else "")
     near = difflib.get_close_matches(key.lower(), known, 1, cutoff=0.6)
     if near:
         return f"unknown key; did you mean '{near[0]}'?"

@@ -36,7 +36,9 @@ class Schema:
         return [tag for part in self._raw(path, data) for tag in self._mapping(part)]
 
     def _mapping(self, part: dict[str, Any]) -> list[str]:
-        return list(self._resolve(part).get("discriminator", {}).get("mapping", {}))
+        part = self._resolve(part)
+        within = [tag for member in part.get("anyOf", ()) for tag in self._mapping(member)]
+        return [*part.get("discriminator", {}).get("mapping", {}), *within]
 
     def _resolve(self, part: dict[str, Any]) -> dict[str, Any]:
         while "$ref" in part:

@@ -156,7 +156,8 @@ class _Builder:
             if key_node.tag == _PREFIX + "merge":
                 self._refuse(key_node, path, "merging by '<<' is not supported; repeat the keys")
                 continue
-            if key_node.tag != _PREFIX + "str":
+            # `on` and `off` are words where keys stand: nobody means a truth value there.
+            if key_node.tag not in (_PREFIX + "str", _PREFIX + "bool"):
                 self._refuse(key_node, here, "the key is not read as text; put it in quotes")
                 continue
             if not self._clean(key_node, path):

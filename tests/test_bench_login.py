@@ -15,7 +15,7 @@ from harness.yamlfile import FileProblems
 def bench_with(folder: Path, guest: str) -> Path:
     """A bench file with one guest, beside files it may name."""
     for name in ("disk.img", "vmlinuz", "secret"):
-        (folder / name).touch()
+        (folder / name).touch(0o600)
     path = folder / "bench.yaml"
     path.write_text(f"version: 1\nname: x\nhost: {{kind: local}}\nguests:\n  - {{name: mine, {guest}}}\n")
     return path
@@ -36,10 +36,10 @@ def test_a_disk_without_a_kernel_is_started_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("guest", "problem"),
     [
-        ("login: {}", "has a login but does not start from a disk"),
-        ("disk: disk.img, kernel: vmlinuz, login: {}", "has a login but does not start from a disk"),
+        ("login: {}", "the guest does not start from a disk"),
+        ("disk: disk.img, kernel: vmlinuz, login: {}", "the guest does not start from a disk"),
         ("disk: disk.img, append: quiet", "has an append but no kernel"),
-        ("disk: disk.img, login: {password: x}", "password"),
+        ("disk: disk.img, login: {password: x}", "login.password: no secret may stand in this file; 'password_env',"),
         ("disk: disk.img, login: {password_env: X, password_file: secret}", "name one of them"),
         ("disk: disk.img, login: {password_env: A B}", "environment variable"),
         ("disk: disk.img, login: {login_prompt: '('}", "no regular expression"),

@@ -14,16 +14,12 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
+from harness.folders import default_cache_dir
+
+__all__ = ["Cache", "default_cache_dir"]
 
 _MANIFEST = "complete.json"
 _HINT = "free some space, or name another place in the environment variable RTC_BENCH_CACHE"
-
-
-def default_cache_dir() -> Path:
-    """RTC_BENCH_CACHE, else acrn-rtc-bench in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
-    if chosen := os.environ.get("RTC_BENCH_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acrn-rtc-bench"
 
 
 class Cache:

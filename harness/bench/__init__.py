@@ -1,0 +1,108 @@
+"""Bench files: a host, how to reach, power and share it, and the guests it runs; YAML to frozen typed objects.
+
+`./lab bench check FILE` says all that is wrong with one; docs/benches.md is their manual.
+"""
+
+from __future__ import annotations
+
+from harness.bench.command import main
+from harness.bench.device_models import (
+    PLACEHOLDERS,
+    AcrnDmSpec,
+    AgentSpec,
+    ConsoleSpec,
+    DeviceModelSpec,
+    GuestSshSpec,
+    PtyConsoleSpec,
+    RunningSpec,
+    ScriptSpec,
+    SerialConsoleSpec,
+    SocketConsoleSpec,
+    StdioConsoleSpec,
+)
+from harness.bench.guests import (
+    ACRN_SIGNATURE,
+    DEFAULT_MEMORY,
+    KVM_SIGNATURE,
+    LOGIN_PROMPT,
+    PASSWORD_PROMPT,
+    SHELL_PROMPT,
+    TCG_SIGNATURE,
+    GuestSpec,
+    KernelName,
+    LoginSpec,
+)
+from harness.bench.hosts import LocalHost, LocalHostSpec, NestedHostSpec, SshAccess, SshHostSpec, SshLogin, ssh_of
+from harness.bench.model import (
+    DEFAULT_BENCH,
+    HV_LAST_YEAR,
+    VERSION,
+    Bench,
+    Host,
+    QemuSpec,
+    QuietSpec,
+    RtcSpec,
+    ServiceSpec,
+    load_bench,
+    scratch_of,
+)
+from harness.bench.upkeep import (
+    CommandPowerSpec,
+    LabgridPowerSpec,
+    LabgridReservationSpec,
+    LockReservationSpec,
+    ManualPowerSpec,
+    PowerSpec,
+    ReservationSpec,
+)
+
+__all__ = [
+    "ACRN_SIGNATURE",
+    "DEFAULT_BENCH",
+    "DEFAULT_MEMORY",
+    "HV_LAST_YEAR",
+    "KVM_SIGNATURE",
+    "LOGIN_PROMPT",
+    "PASSWORD_PROMPT",
+    "PLACEHOLDERS",
+    "SHELL_PROMPT",
+    "TCG_SIGNATURE",
+    "VERSION",
+    "AcrnDmSpec",
+    "AgentSpec",
+    "Bench",
+    "CommandPowerSpec",
+    "ConsoleSpec",
+    "DeviceModelSpec",
+    "GuestSpec",
+    "GuestSshSpec",
+    "Host",
+    "KernelName",
+    "LabgridPowerSpec",
+    "LabgridReservationSpec",
+    "LocalHost",
+    "LocalHostSpec",
+    "LockReservationSpec",
+    "LoginSpec",
+    "ManualPowerSpec",
+    "NestedHostSpec",
+    "PowerSpec",
+    "PtyConsoleSpec",
+    "QemuSpec",
+    "QuietSpec",
+    "ReservationSpec",
+    "RtcSpec",
+    "RunningSpec",
+    "ScriptSpec",
+    "SerialConsoleSpec",
+    "ServiceSpec",
+    "SocketConsoleSpec",
+    "SshAccess",
+    "SshHostSpec",
+    "SshLogin",
+    "StdioConsoleSpec",
+    "load_bench",
+    "main",
+    "scratch_of",
+    "ssh_of",
+]

@@ -1,0 +1,151 @@
+"""What stands in bench files at many places: files, programs, addresses, regular expressions, argument lists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+SCRATCH = "{scratch}"
+"""Stands in a bench file for a folder of that bench's own on this machine, which is kept between runs."""
+
+HARNESS = Path(__file__).resolve().parents[2]
+FIXED = {"python": sys.executable, "harness": str(HARNESS)}
+"""Placeholders that mean the same everywhere: the Python that runs the harness, and the folder of its sources."""
+
+
+class Part(BaseModel):
+    """A mapping of a bench file: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """The text with each `{name}` replaced by its value; other braces stay as they are."""
+    return re.sub(r"\{([a-z]+)\}", lambda found: values.get(found[1], found[0]), text)
+
+
+def filled(value: str, info: ValidationInfo) -> str:
+    """The text with what `{scratch}`, `{python}` and `{harness}` stand for."""
+    scratch = (info.context or {}).get("scratch")
+    return fill(value, FIXED if scratch is None else {**FIXED, "scratch": str(scratch)})
+
+
+def existing_file(value: Path, info: ValidationInfo) -> Path:
+    """The file, absolute; relative names start at the bench file's folder. One below {scratch} may come later."""
+    if str(value).startswith(SCRATCH + "/"):
+        return Path(filled(str(value), info))
+    path = _absolute(value, info)
+    if stat.S_ISDIR(_mode(path, value)):
+        raise ValueError(f"{path} is a folder; should be a file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path} may not be read by this user")
+    return path
+
+
+def _absolute(value: Path, info: ValidationInfo) -> Path:
+    directory = Path((info.context or {}).get("directory", "."))
+    try:
+        return (directory / value.expanduser()).absolute()
+    except RuntimeError as error:  # ~somebody whom nobody knows
+        raise ValueError(f"{value} cannot be read: {error}") from None
+
+
+def _mode(path: Path, value: Path) -> int:
+    try:
+        return path.stat().st_mode  # not opened: that would wait for ever at a pipe
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{value} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def private_file(value: Path, info: ValidationInfo) -> Path:
+    """A file with a secret: only its owner may read it."""
+    path = existing_file(value, info)
+    if path.exists() and stat.S_IMODE(_mode(path, value)) & 0o077:
+        raise ValueError(f"{path} may be read by others than its owner; chmod 600 {path}")
+    return path
+
+
+def folder(value: Path, info: ValidationInfo) -> Path:
+    """A folder on this machine, absolute; it need not be there yet."""
+    path = Path(filled(str(value), info)) if str(value).startswith(SCRATCH) else _absolute(value, info)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; should be a folder")
+    return path
+
+
+def existing_program(value: Path, info: ValidationInfo) -> Path:
+    """A program by its path, or by a bare name that is looked for beside the bench file and in PATH."""
+    directory = Path((info.context or {}).get("directory", "."))
+    if value.name == str(value) and not (directory / value).exists():
+        found = shutil.which(value)
+        if found is None:
+            raise ValueError(f"no program called {value} in PATH")
+        return Path(found).absolute()
+    path = existing_file(value, info)
+    if not os.access(path, os.X_OK):
+        raise ValueError(f"{path} is not executable")
+    return path
+
+
+def serial_device(value: Path, info: ValidationInfo) -> Path:
+    """A terminal device of this machine."""
+    path = Path(filled(str(value), info))
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        hint = "; is the adapter plugged in? (ls -l /dev/serial/by-id)" if isinstance(error, FileNotFoundError) else ""
+        raise ValueError(f"{path}: {error.strerror}{hint}") from None
+    if not stat.S_ISCHR(mode):
+        raise ValueError(f"{path} is no serial device")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise ValueError(f"{path} may not be read and written by this user; is he in its group (dialout)?")
+    return path
+
+
+def expression(value: str) -> str:
+    """A regular expression, for bytes."""
+    try:
+        re.compile(value.encode())
+    except (re.error, UnicodeEncodeError) as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from None
+    return value
+
+
+ExistingFile = Annotated[Path, AfterValidator(existing_file)]
+PrivateFile = Annotated[Path, AfterValidator(private_file)]
+ExistingProgram = Annotated[Path, AfterValidator(existing_program)]
+Folder = Annotated[Path, AfterValidator(folder)]
+SerialDevice = Annotated[Path, AfterValidator(serial_device)]
+Expression = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(expression)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""The name of an environment variable."""
+
+HostPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f]{0,1000}$")]
+"""An absolute path on the host."""
+
+Program = Annotated[str, Field(pattern=r"^[!-~](?:[ -~]{0,998}[!-~])?$"), AfterValidator(filled)]
+"""A program on the host: a path, or a name in its PATH."""
+
+Argument = Annotated[str, Field(pattern=r"^[^\x00]{0,4000}$"), AfterValidator(filled)]
+Command = Annotated[tuple[Argument, ...], Field(min_length=1)]
+"""A program and its arguments, one by one: no shell reads them."""
+
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")]
+"""A host's name, its IP address, or an alias of ssh_config."""
+
+User = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+CoolDown = Annotated[
+    float,
+    Field(ge=0, le=600, description="a number of seconds from 0 to 600: how long it stays off before it goes on again"),
+]
