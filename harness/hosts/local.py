@@ -2,171 +2,46 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
+import hashlib
 import os
-import select
+import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.hosts.base import CommandResult
+from harness.hosts.local_process import LocalProcess
+from harness.hosts.results import bare_name, ended_badly, ran_too_long, read_source
 
-_KEPT_LINES = 60
-_SETTLE = 0.5
+__all__ = ["LocalHost", "LocalProcess"]
 
-
-class LocalProcess:
-    """A child in a session of its own: a Ctrl-C at the terminal reaches the harness alone, which then ends
-    the child in order. If the harness dies without a word, the child's console ends, and it goes by itself.
-    """
-
-    def __init__(self, command: Sequence[str], *, log: Path) -> None:
-        self._command = list(command)
-        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
-        self._callbacks: list[Callable[[], object]] = []
-        self._lock = threading.Lock()
-        self._gone = False
-        self._process: subprocess.Popen[bytes]
-        self.console, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self.console.close()
-            raise ConfigurationError(f"{command[0]} cannot be started: {error}") from error
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        self._reader = threading.Thread(target=self._read_errors, args=(log,), name=f"stderr-{self.pid}", daemon=True)
-        self._reader.start()
-
-    @property
-    def last_lines(self) -> list[str]:
-        """The last lines of its standard error."""
-        return list(self._lines)
-
-    def exit_status(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
-        with self._lock:
-            return self._process.poll()
-
-    def on_exit(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called from a thread once the process and its last words are in."""
-        with self._lock:
-            if not self._gone:
-                self._callbacks.append(callback)
-                return
-        callback()
-
-    def close(self, deadline: Deadline) -> None:
-        """Close its console, which ends it; then SIGTERM, then SIGKILL; then look for survivors.
-
-        Raises InfrastructureError naming processes of its session that are still there.
-        """
-        try:
-            self.console.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        for step in (None, signal.SIGTERM, signal.SIGKILL):
-            if step is not None:
-                self._signal(step)
-            if self._wait(deadline.within(max(_SETTLE, deadline.remaining / 2))):
-                break
-        self._reader.join(deadline.remaining)
-        survivors = self._survivors(deadline.within(_SETTLE + 1))
-        self.console.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-        if survivors:
-            raise InfrastructureError(
-                f"still there after it was closed: {', '.join(survivors)}",
-                awaited=f"the end of {self._command[0]}",
-                waited=deadline.elapsed,
-                last_lines=self.last_lines,
-            )
-
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            signal.pidfd_send_signal(self._pidfd, number)
-        except ProcessLookupError:
-            pass  # it has ended meanwhile
-
-    def _wait(self, deadline: Deadline) -> bool:
-        if self.exit_status() is not None:
-            return True
-        select.select([self._pidfd], [], [], deadline.remaining)
-        return self.exit_status() is not None
-
-    def _survivors(self, deadline: Deadline) -> list[str]:
-        """Processes still in the child's session at the deadline, then killed; the dying are waited for."""
-        while found := _session_members(self.pid):
-            if deadline.expired:
-                for pid, _ in found:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                return [f"{name} ({pid})" for pid, name in found]
-            for pid, _ in found:
-                try:
-                    descriptor = os.pidfd_open(pid)
-                except ProcessLookupError:
-                    continue
-                try:
-                    select.select([descriptor], [], [], deadline.remaining)
-                finally:
-                    os.close(descriptor)
-        return []
-
-    def _read_errors(self, log: Path) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            for line in stream:
-                self._lines.append(line.decode("utf-8", "replace").rstrip())
-                try:
-                    with log.open("ab") as file:
-                        file.write(line)
-                except OSError:
-                    pass  # a full disk is told of by whoever needs the disk; the lines are kept here
-        self._process.wait()
-        with self._lock:
-            self._gone = True
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-
-
-def _session_members(session: int) -> list[tuple[int, str]]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        name, _, rest = text.partition("(")[2].rpartition(")")
-        fields = rest.split()
-        if int(fields[3]) == session and fields[0] not in {"Z", "X"}:
-            found.append((int(entry.name), name))
-    return found
+_RETRY = 0.02
+"""Seconds between two tries at a socket: that another process listens there can only be tried."""
 
 
 class LocalHost:
     """This machine."""
 
     name = "local"
+    kind: Literal["local"] = "local"
+    python = sys.executable
+    failure: InfrastructureError | None = None
+    """Always None: there is no link that could be lost."""
+
+    def __init__(self) -> None:
+        self._made: Path | None = None
+        self._lock = threading.Lock()
+        self._sent: dict[str, str] = {}
 
     def __enter__(self) -> LocalHost:
         return self
@@ -174,11 +49,113 @@ class LocalHost:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        with self._lock:
+            made, self._made = self._made, None
+            self._sent.clear()
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
-    def start(self, command: Sequence[str], *, log: Path) -> LocalProcess:
-        """Start a program here.
+    @property
+    def folder(self) -> str:
+        """A folder for this user alone; made when it is first asked for, removed when the host is given back."""
+        with self._lock:
+            if self._made is None:
+                self._made = Path(tempfile.mkdtemp(prefix="rtc-bench-"))
+            return str(self._made)
+
+    def on_lost(self, callback: Callable[[InfrastructureError], object]) -> None:
+        """Nothing: this machine is not lost without the harness."""
+
+    def start(self, command: Sequence[str], *, log: Path, terminal: bool = False) -> LocalProcess:
+        """Start a program here; with `terminal` below a keeper, which gives it a terminal.
 
         Raises ConfigurationError when the command cannot be started at all.
         """
+        if terminal:
+            program = shutil.which(command[0])
+            if program is None:
+                raise ConfigurationError(f"{command[0]} cannot be started: no such program")
+            tools = self.tools(Deadline(30))
+            command = [self.python, "-I", tools, "keep", "--terminal", "--", program, *command[1:]]
         return LocalProcess(command, log=log)
+
+    def run(
+        self, command: Sequence[str], deadline: Deadline, *, data: bytes = b"", check: bool = True
+    ) -> CommandResult:
+        """Run a program here to its end; see harness.hosts.base.Host."""
+        try:
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ConfigurationError(f"{command[0]} cannot be started: {error}") from error
+        try:
+            output, errors = process.communicate(data, timeout=deadline.remaining)
+        except subprocess.TimeoutExpired:
+            raise ran_too_long(self.name, command, deadline.elapsed) from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        result = CommandResult(process.returncode, output, errors.decode("utf-8", "replace"))
+        if check and result.status != 0:
+            raise ended_badly(self.name, command, result)
+        return result
+
+    def put(self, source: Path | bytes, name: str, deadline: Deadline, *, executable: bool = False) -> str:
+        """Copy to `folder`. Raises InfrastructureError when that fails, ConfigurationError for a missing source."""
+        target = Path(self.folder) / bare_name(name)
+        data = source if isinstance(source, bytes) else read_source(source)
+        digest = f"{hashlib.sha256(data).hexdigest()} {executable}"
+        if self._sent.get(name) == digest:
+            return str(target)
+        unfinished = target.with_name(f".{name}.{threading.get_ident()}")
+        try:
+            unfinished.write_bytes(data)
+            unfinished.chmod(0o700 if executable else 0o600)
+            unfinished.replace(target)
+        except OSError as error:
+            raise InfrastructureError(f"{name} cannot be put to {target.parent}: {error}") from error
+        self._sent[name] = digest
+        return str(target)
+
+    def tools(self, deadline: Deadline) -> str:
+        """The tools archive in `folder`."""
+        from harness.onhost.pack import archive
+
+        return self.put(archive(), "tools.pyz", deadline, executable=True)
+
+    def connect(self, address: str, deadline: Deadline) -> socket.socket:
+        """A stream to a unix socket or to HOST:PORT, non-blocking. Raises InfrastructureError at the deadline."""
+        while True:
+            try:
+                channel = self._connected(address, deadline)
+            except (OSError, ValueError) as error:
+                why = error
+            else:
+                channel.setblocking(False)
+                return channel
+            if deadline.expired:
+                raise InfrastructureError(
+                    f"nobody accepts a connection to {address}: {why}",
+                    awaited=f"a connection to {address}",
+                    waited=deadline.elapsed,
+                ) from why
+            time.sleep(min(_RETRY, deadline.remaining))
+
+    def _connected(self, address: str, deadline: Deadline) -> socket.socket:
+        if "/" in address:
+            channel = socket.socket(socket.AF_UNIX)
+            try:
+                channel.settimeout(max(_RETRY, deadline.remaining))
+                channel.connect(address)
+            except OSError:
+                channel.close()
+                raise
+            return channel
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), timeout=max(_RETRY, deadline.remaining))
