@@ -29,7 +29,7 @@ class Machine(LocalHost):
         self._instead = instead
         self.process: LocalProcess
 
-    def start(self, command: Sequence[str], *, log: Path) -> LocalProcess:
+    def start(self, command: Sequence[str], *, log: Path, terminal: bool = False) -> LocalProcess:
         self.process = super().start(self._instead or command, log=log)
         return self.process
 

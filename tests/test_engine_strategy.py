@@ -21,7 +21,12 @@ class Way:
         self.done: list[str] = []
         self.failing: dict[State, BenchError] = {}
         self.told: list[BenchError] = []
-        self.strategy = Strategy({state: self._step(state) for state in State if state}, self.told.append)
+        self.strategy = Strategy({state: self._step(state) for state in State if state}, self._failed)
+
+    def _failed(self, problem: BenchError) -> BenchError:
+        self.told.append(problem)
+        self.done.append("told")
+        return InfrastructureError(f"truly: {problem.problem}")
 
     def _step(self, state: State) -> Step:
         def step(stack: contextlib.ExitStack, deadline: Deadline) -> None:
@@ -50,23 +55,23 @@ def test_every_state_is_reached_from_every_other_one_by_the_steps_between(here: 
     assert way.reach(there) == [*down, *up]
 
 
-def test_a_step_that_fails_leaves_nothing_and_the_next_way_begins_at_the_root() -> None:
+def test_after_a_step_that_failed_the_next_way_begins_at_the_root() -> None:
     way = Way()
     way.failing[State.GUEST_READY] = InfrastructureError("it did not greet")
-    with pytest.raises(InfrastructureError, match="it did not greet"):
+    with pytest.raises(InfrastructureError, match="truly: it did not greet"):
         way.strategy.reach(State.QUIET, Deadline(PATIENCE))
-    # then what the step took is given back at once, and what it stood on before anything is tried again
-    assert way.done == ["+host-up", "+guest-booted", "+guest-ready", "-guest-ready"]
+    # then what there is tells why, and only then it is given back, before anything is tried again
+    assert way.done == ["+host-up", "+guest-booted", "+guest-ready", "told"]
     assert way.reach(State.GUEST_READY) == [
-        "-guest-booted", "-host-up", "+host-up", "+guest-booted", "+guest-ready"
+        "-guest-ready", "-guest-booted", "-host-up", "+host-up", "+guest-booted", "+guest-ready"
     ]
 
 
 def test_a_loss_is_told_once_by_its_first_cause() -> None:
     way = Way()
     way.reach(State.QUIET)
-    way.strategy.fail(InfrastructureError("the console ended"))
-    way.strategy.fail(InfrastructureError("the agent does not answer"))
+    first = way.strategy.fail(InfrastructureError("the console ended"))
+    assert way.strategy.fail(InfrastructureError("the agent does not answer")) is first
     assert [error.problem for error in way.told] == ["the console ended"]
     assert way.reach(State.HOST_UP) == ["-quiet", "-guest-ready", "-guest-booted", "-host-up", "+host-up"]
 

@@ -89,6 +89,7 @@ class Lane:
         self._slots = slots
         self._changed = threading.Event()
         self._stopping = threading.Event()
+        self._strategy = Strategy(self._launch.steps(self._changed.set), self._launch.failed)
         self._ripe: dict[str, int] = {}
         self._decided: set[str] = set()
         self._judge = Judging(
@@ -128,10 +129,10 @@ class Lane:
                         self._work()
                 except BenchError as problem:
                     self.failed = True
-                    error = self._launch.cause_of(problem)
+                    error = self._strategy.fail(problem)
                 except OSError as problem:
                     self.failed = True
-                    error = self._launch.cause_of(InfrastructureError(f"{type(problem).__name__}: {problem}"))
+                    error = self._strategy.fail(InfrastructureError(f"{type(problem).__name__}: {problem}"))
                 finally:
                     self._launch.hush()
                     if self._launch.end_is_told():
@@ -152,9 +153,8 @@ class Lane:
             if self._stopping.is_set() or not self._desk.wants(self):
                 return False
             self._rundir.add_guest(self.name, self.parts.details)
-            strategy = Strategy(self._launch.steps(self._changed.set), self._launch.failed)
-            stack.callback(strategy.close)
-            strategy.reach(State.QUIET, Deadline(self.parts.boot_timeout))
+            stack.callback(self._strategy.close)
+            self._strategy.reach(State.QUIET, Deadline(self.parts.boot_timeout))
         return True
 
     def _work(self) -> None:

@@ -36,9 +36,6 @@ class Launch(Protocol):
         changed: called from any thread when there is something to look at.
         """
 
-    def failed(self, error: BenchError) -> None:
-        """A state could not be reached, or one that was is lost."""
-
     def tend(self, deadline: Deadline) -> None:
         """Between two items: whatever has to be seen to now and then. Raises as a command to the guest."""
 
@@ -48,8 +45,8 @@ class Launch(Protocol):
     def check(self) -> None:
         """Raises InfrastructureError when something that the guest needs, or itself, has died."""
 
-    def cause_of(self, problem: BenchError) -> BenchError:
-        """Why the guest was really lost; may wait a moment for it to be known."""
+    def failed(self, problem: BenchError) -> BenchError:
+        """A state was not reached, or is lost: why really. May wait a moment for it to be known."""
 
     def hush(self) -> None:
         """Listen no more; all that was heard is on disk then."""
@@ -124,9 +121,6 @@ class LocalLaunch:
             State.QUIET: lambda stack, deadline: None,
         }
 
-    def failed(self, error: BenchError) -> None:
-        """Nothing to be told: a local guest's loss costs nobody else anything."""
-
     def _boot(self, stack: contextlib.ExitStack, deadline: Deadline, changed: Callable[[], None]) -> None:
         """Start the device model and listen to its service."""
         about = self._about
@@ -170,7 +164,7 @@ class LocalLaunch:
         if hypervisor is not None and hypervisor.failure is not None:
             raise hypervisor.failure
 
-    def cause_of(self, problem: BenchError) -> BenchError:
+    def failed(self, problem: BenchError) -> BenchError:
         """As the device model says of its own end."""
         if self._process is None:
             return problem

@@ -40,11 +40,12 @@ Step = Callable[[contextlib.ExitStack, Deadline], None]
 class Strategy:
     """One guest's way up and down; for one thread.
 
-    steps: how each state is reached from the one below it. failed: told of whatever went wrong on the way up.
+    steps: how each state is reached from the one below it. failed: told once of what went wrong, while all that was
+    reached is still held; returns the true cause.
     """
 
     def __init__(
-        self, steps: Mapping[State, Step], failed: Callable[[BenchError], object] = lambda error: None
+        self, steps: Mapping[State, Step], failed: Callable[[BenchError], BenchError] = lambda problem: problem
     ) -> None:
         self._steps = steps
         self._failed = failed
@@ -56,7 +57,7 @@ class Strategy:
     def reach(self, state: State, deadline: Deadline) -> None:
         """Go there, up or down. After a failure everything is taken back first, and the way begins at the root.
 
-        Raises BenchError as the step that failed; then the state is `off` to whoever comes next.
+        Raises the true cause of what failed on the way, a BenchError.
         """
         if self.cause is not None:
             self._go_down(State.OFF)
@@ -65,20 +66,21 @@ class Strategy:
         while self.state < state:
             upper = State(self.state + 1)
             log.info("from %s to %s", self.state.label, upper.label)
+            stack = self._held[upper] = contextlib.ExitStack()
             try:
-                with contextlib.ExitStack() as undo:
-                    self._steps[upper](undo, deadline)
-                    self._held[upper] = undo.pop_all()
-            except BenchError as error:
-                self.fail(error)
-                raise
+                self._steps[upper](stack, deadline)
+            except BenchError as problem:
+                cause = self.fail(problem)
+                if cause is problem:
+                    raise
+                raise cause from problem
             self.state = upper
 
-    def fail(self, error: BenchError) -> None:
-        """Something that was reached is lost: the next way up begins at the root. The first cause is the true one."""
+    def fail(self, problem: BenchError) -> BenchError:
+        """Something that was reached is lost: the next way up begins at the root. Returns the first, true cause."""
         if self.cause is None:
-            self.cause = error
-            self._failed(error)
+            self.cause = self._failed(problem)
+        return self.cause
 
     def close(self) -> None:
         """Go back to `off`. Raises BenchError naming what could not be taken back; all is tried even so."""
