@@ -133,3 +133,13 @@ def test_ends_by_itself_when_asked_to(machine: Machine) -> None:
     machine.guest.command("poweroff", Deadline(PATIENCE))
 
     assert machine.qemu.wait(PATIENCE) == 0
+
+
+def test_it_tells_its_clock_and_what_its_rtc_shows(machine: Machine) -> None:
+    sent, guest, received = machine.guest.now(Deadline(PATIENCE))
+    assert sent < received and guest > 0
+    halted = [(0x0B, 0x82), (0, 0x56), (2, 0x34), (4, 0x12), (7, 0x31), (8, 0x10), (9, 0x29), (0x32, 0x20)]
+    report = machine.guest.run("item", [Write(*pair) for pair in halted], Deadline(PATIENCE))
+    assert report.grain_ns > 0
+    reading = machine.guest.read_rtc(Deadline(PATIENCE))
+    assert (reading.time, reading.register_b) == (1_888_144_496, 0x82)

@@ -133,6 +133,32 @@ def test_what_was_written_is_read_back(pc: Machine) -> None:
     assert [(index, value) for index, value, _ in report.reads] == [(9, 0x25), (7, 0x20), (0x32, 0x20), (8, 7), (4, 3)]
 
 
+def test_the_guests_clock_is_told_between_two_of_ours(pc: Machine) -> None:
+    earlier, later = pc.guest.now(Deadline(PATIENCE)), pc.guest.now(Deadline(PATIENCE))
+    assert earlier[0] < earlier[2] <= later[0] + 1 < later[2]
+    # what the guest's clock says has passed is what can have passed here
+    assert later[0] - earlier[2] <= later[1] - earlier[1] <= later[2] - earlier[0] + 1_000_000
+
+
+def test_what_the_rtc_shows_is_read_in_any_format(pc: Machine) -> None:
+    deadline = Deadline(PATIENCE)
+    bcd = [(0, 0x56), (2, 0x34), (4, 0x12), (7, 0x31), (8, 0x10), (9, 0x29), (0x32, 0x20)]
+    binary_12 = [(0, 56), (2, 34), (4, 0x80 | 12), (7, 31), (8, 10), (9, 29), (0x32, 20)]
+    for register_b, values in ((0x82, bcd), (0x84, binary_12)):
+        pc.guest.run("set", [Write(0x0B, register_b), *(Write(*pair) for pair in values)], deadline)
+        reading = pc.guest.read_rtc(deadline)
+        assert (reading.time, reading.register_b) == (1_888_144_496, register_b)
+        assert reading.sent_ns < reading.received_ns
+    pc.guest.run("broken", [Write(7, 31), Write(8, 2)], deadline)
+    assert pc.guest.read_rtc(deadline).time == -1
+    pc.guest.run("mended", [Write(0x0B, 0x82), *(Write(*pair) for pair in bcd), Write(0x0B, 2)], deadline)
+    assert 1_888_144_496 <= pc.guest.read_rtc(deadline).time < 1_888_144_600
+
+
+def test_each_item_says_how_well_its_stamps_are_known(pc: Machine) -> None:
+    assert 0 < pc.guest.run("item", HALTED_UPDATE, Deadline(PATIENCE)).grain_ns < 1_000_000_000
+
+
 def test_pauses_are_made_in_the_guest_and_never_too_short(pc: Machine) -> None:
     pauses = [0.0, 0.0005, 0.01, 0.05]
     steps = [step for pause in pauses for step in (Write(0, 1), Pause(pause))]

@@ -14,6 +14,7 @@ struct command {
 	const char *name;
 	void (*answer)(char *words);
 	void (*leave)(void);      /* for commands that do not come back: called after the answer went out */
+	int harmless;             /* answered before the proof: they look and touch nothing */
 };
 void identify(char *command_line);
 void forget_proof(void);
@@ -40,13 +41,16 @@ extern const struct command system_commands[];
 int take_the_rtc(void);
 void say_info(void);
 
+/* agent_linux.c: whether we are told to end, within this time */
+int wait_for_end(int ms);
+
 /* agent_system.c: Linux */
 void become_init(void);
 int make_raw(int fd, struct termios *before);
 int read_file(const char *path, char *text, int size);
-void free_the_rtc(void);
+int free_the_rtc(void);
+void link_in(const char *path, char name[64]);
 void lend_the_rtc(void);
-void run_hwclock(char *words);
 void set_clock(char *words);
 void make_noise(char *words);
 void system_panic(void);
@@ -61,5 +65,13 @@ void forbid_kernel_writes(void);
 void stop_time_daemons(void);
 void start_time_daemons(void);
 void say_time_daemons(void);
+
+/* agent_hwclock.c: Linux */
+int run_program(char *const words[], char *output, int size, int limit_ms, int *length);
+void cover_hwclock(void);
+void uncover_hwclock(void);
+const char *shutdown_hwclock(void);
+void run_hwclock(char *words);
+int is_stopping(void);
 
 #endif

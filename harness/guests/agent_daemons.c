@@ -7,14 +7,11 @@
 #include "agent.h"
 
 #include <dirent.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/timex.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define MOST 16
@@ -22,7 +19,8 @@
 
 /* As /proc/PID/comm has them: at most 15 characters. */
 static const char *const names[] = {
-	"chronyd", "ntpd", "openntpd", "ntpsec", "systemd-timesyn", "ptp4l", "phc2sys", "timemaster", "sntp", NULL
+	"chronyd", "ntpd", "openntpd", "ntpsec", "systemd-timesyn", "ptp4l", "phc2sys", "timemaster", "sntp",
+	"ntp-daemon", "htpdate", NULL
 };
 static struct daemon {
 	int pid;
@@ -54,26 +52,12 @@ static void unit_of(int pid, char unit[100])
 		snprintf(unit, 100, "%.90s", last + 1);
 }
 
+/* Returns 0 where it did what it was told. */
 static int systemctl(const char *verb, const char *unit)
 {
-	int status = -1;
-	pid_t child = fork();
+	char *const words[] = { "systemctl", (char *)verb, (char *)unit, NULL };
 
-	if (child == 0) {
-		int nowhere = open("/dev/null", O_RDWR);
-
-		for (int fd = 0; fd < 3; fd++)
-			dup2(nowhere, fd);
-		execl("/usr/bin/systemctl", "systemctl", verb, unit, (char *)NULL);
-		execl("/bin/systemctl", "systemctl", verb, unit, (char *)NULL);
-		_exit(127);
-	}
-	for (int waited = 0; waitpid(child, &status, WNOHANG) == 0; waited += 50) {
-		if (waited >= SYSTEMCTL_LIMIT_MS)
-			kill(child, SIGKILL);
-		usleep(50000);
-	}
-	return status;
+	return run_program(words, NULL, 0, SYSTEMCTL_LIMIT_MS, NULL);
 }
 
 static void stop(int pid, const char *name)

@@ -12,6 +12,7 @@ from harness.errors import InfrastructureError
 from harness.guests.agent_link import AgentLink, AgentRefused
 from harness.guests.console import Console
 from harness.guests.frames import MAX_PAYLOAD
+from harness.guests.rtc_reading import READ_AT_ONCE, RtcReading, decoded
 from harness.guests.steps import AgentReport, Pause, Read, Step, Write
 
 ACRN = "ACRNACRNACRN"
@@ -45,7 +46,11 @@ class AgentGuest:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the agent said at `boot`: agent, kernel, hypervisor, uptime, clocksource, load, rtc_device."""
+        """What the agent said at `boot`: agent, variant, grain_ns, kernel, hypervisor, and more of a Linux guest.
+
+        grain_ns: nanoseconds between what the agent can tell apart by its own clock. Of an access it knows less:
+        AgentReport.grain_ns.
+        """
         return self._facts
 
     def boot(self, deadline: Deadline) -> None:
@@ -60,7 +65,9 @@ class AgentGuest:
     def greet(self, deadline: Deadline) -> None:
         """Has the agent prove where it is; before that it does nothing. Also for an agent met in mid-life.
 
-        Raises AgentRefused (reason `nonce`, `hypervisor` or `ports`), and as Console.wait_for.
+        Raises AgentRefused, and as Console.wait_for. Its reasons: `nonce` (another guest's), `hypervisor` (no guest
+        at all, or not of the bench's hypervisor), `service-vm`, `cpuid` (no way to ask the processor), `root`,
+        `lockdown`, `ports`, `dev-port` (no way to the ports), `other-driver` (who cannot be unbound).
         """
         signatures = ",".join(signature.encode("ascii").hex() for signature in self._hypervisor)
         self._facts = self.command("hello", deadline, signatures)
@@ -82,17 +89,55 @@ class AgentGuest:
             except AgentRefused as refusal:
                 return AgentReport(item, False, refusal.problem, start_ns, time.monotonic_ns())
             end_ns = time.monotonic_ns()
-        accesses = [_access(word) for word in done.split()]
+        accesses = [_access(word) for word in done.split() if "=" in word]
         if len(accesses) != sum(not isinstance(step, Pause) for step in steps):
             raise InfrastructureError(f"the agent of {self.name} reported {len(accesses)} accesses: {done}")
         writes, reads = (tuple(rest for kind, rest in accesses if kind == wanted) for wanted in "wr")
-        return AgentReport(item, True, None, start_ns, end_ns, writes, reads)
+        grain = max((int(word[1:]) for word in done.split() if word.startswith("g")), default=0)
+        return AgentReport(item, True, None, start_ns, end_ns, writes, reads, grain_ns=grain)
+
+    def now(self, deadline: Deadline) -> tuple[int, int, int]:
+        """(sent_ns, guest_ns, received_ns): the guest's clock showed guest_ns at some moment between the other two.
+
+        guest_ns is of the clock that accesses are stamped with; the others are this machine's monotonic nanoseconds. A
+        guest whose clock is coarse is given for so much longer. Answered by an agent that has proved nothing yet, too.
+        Raises as `command`.
+        """
+        with self._one_command:
+            sent_ns = time.monotonic_ns()
+            answer = _facts(self._request("time", (), deadline))
+            received_ns = time.monotonic_ns()
+        return sent_ns - int(answer["grain_ns"]), int(answer["ns"]), received_ns
+
+    def read_rtc(self, deadline: Deadline) -> RtcReading:
+        """What the guest's RTC shows, read by the guest, and its registers A and B.
+
+        Read again where an update of the RTC was in progress, or came between. Raises InfrastructureError where that
+        never ends or the agent refuses, and as `run`.
+        """
+        while True:
+            report = self.run("read-rtc", [Read(index) for index in READ_AT_ONCE], deadline)
+            if not report.ok:
+                raise InfrastructureError(f"the RTC of {self.name} cannot be read: {report.error}")
+            reading = decoded(report)
+            if reading is not None:
+                return reading
+            if deadline.expired:
+                raise InfrastructureError(f"the RTC of {self.name} says it is being updated, whenever it is read")
+
+    def power_off(self, deadline: Deadline) -> None:
+        """Has the guest power itself off, by its init where it has one; this returns when it is about to.
+
+        Nothing is given back before, so that no program of the guest writes the RTC on its way down. What is awaited
+        then is the device model's end. Raises as `command`.
+        """
+        self.command("poweroff", deadline)
 
     def command(self, name: str, deadline: Deadline, *words: str, busy: float = 0.0) -> dict[str, str]:
         """Sends one of the agent's other commands and returns the answer's `key=value` words.
 
-        info; noise COUNT (kernel messages meanwhile); panic, reboot, full-reset (a bare guest's), poweroff (answered
-        before they happen; then wait for the guest's death, or `boot` again). busy: seconds the command is known to
+        info; time; noise COUNT (kernel messages meanwhile); panic, reboot, full-reset (a bare guest's), poweroff
+        (answered before they happen; then wait for the guest's death, or `boot` again). busy: seconds the command is known to
         take. Raises AgentRefused, and as `run`.
         """
         with self._one_command:

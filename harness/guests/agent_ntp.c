@@ -290,7 +290,8 @@ void run_ntp(char *words)
 	end(serving);
 	close(ends[0]);
 	forbid_kernel_writes();
-	free_the_rtc();
+	if (!free_the_rtc())
+		return;
 	say("ok client_ns=%llu synchronised_ns=%llu written_ns=%llu writes=%d seen=%d died=%d status=%d output=",
 	    (unsigned long long)watch.started, (unsigned long long)watch.synchronised, (unsigned long long)watch.written,
 	    watch.writes, watch.seen, watch.died, watch.status);

@@ -28,6 +28,7 @@ struct step {
 
 static struct step steps[MAX_STEPS];
 static int step_count;
+static uint64_t longest_ns;       /* of this item's accesses: each was made so long after its stamp, at most */
 
 uint64_t now_ns(void)
 {
@@ -98,6 +99,7 @@ static void access_registers(void)
 {
 	uint64_t last = now_ns();
 
+	longest_ns = 0;
 	for (struct step *step = steps; step < steps + step_count; step++) {
 		if (step->kind == 'p') {
 			last += step->pause_us * 1000;
@@ -110,6 +112,9 @@ static void access_registers(void)
 			outb(step->value, DATA_PORT);
 		else
 			step->value = inb(DATA_PORT);
+		uint64_t took = now_ns() - last;
+		if (took > longest_ns)
+			longest_ns = took;
 	}
 }
 
@@ -123,7 +128,7 @@ void run_steps(char *words)
 		say("no count there are %d steps", step_count);
 	if (!reply_begun()) {
 		access_registers();
-		say("ok");
+		say("ok g%llu", (unsigned long long)longest_ns);
 		for (struct step *step = steps; step < steps + step_count; step++)
 			if (step->kind != 'p')
 				say(" %c%02x%02x=%llu", step->kind, step->index, step->value,

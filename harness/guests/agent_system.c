@@ -4,8 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,12 +11,11 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
-#define HWCLOCK_LIMIT_MS 15000
+#define SHUTDOWN_LIMIT_S 90
 
 static const char *const drivers[] = { "/sys/bus/pnp/drivers/rtc_cmos", "/sys/bus/platform/drivers/rtc_cmos" };
 static char devices[2][64];       /* what was bound to each driver when we came */
@@ -84,7 +81,7 @@ static void rtc_driver(const char *what)
 }
 
 /* The last entry of a folder of links (a driver's devices, a class's members); "" when there is none. */
-static void link_in(const char *path, char name[64])
+void link_in(const char *path, char name[64])
 {
 	DIR *folder = opendir(path);
 	struct dirent *entry;
@@ -97,62 +94,49 @@ static void link_in(const char *path, char name[64])
 		closedir(folder);
 }
 
-/* Linux's driver would race us on port 0x70: unbinds it, and remembers what to bind again for hwclock. */
-void free_the_rtc(void)
+/* Who has claimed the ports, by the kernel's own list: "0070-0071 : rtc0". */
+static int is_claimed(char owner[40])
 {
+	static char ports[8192];
+	char *line;
+
+	read_file("/proc/ioports", ports, sizeof(ports));
+	for (line = ports; (line = strstr(line, "0070-00")); line++) {
+		char *name = strstr(line, " : ");
+
+		if (!name || strncmp(name + 3, "rtc", 3))
+			continue;
+		snprintf(owner, 40, "%.30s", name + 3);
+		owner[strcspn(owner, "\n")] = 0;
+		return 1;
+	}
+	return 0;
+}
+
+/*
+ * Linux's driver would race us on port 0x70: unbinds it, and remembers what to bind again for hwclock. Says why not, and
+ * returns 0, where a driver stays.
+ */
+int free_the_rtc(void)
+{
+	char owner[40];
+
 	for (int i = 0; i < 2; i++)
 		if (!devices[i][0])       /* a second hello finds nothing bound: the first one's devices stay */
 			link_in(drivers[i], devices[i]);
 	rtc_driver("unbind");
+	cover_hwclock();
+	if (!is_claimed(owner))
+		return 1;
+	say("no other-driver the ports of the RTC belong to %s, which cannot be unbound", owner);
+	return 0;
 }
 
 /* Back to Linux's driver, until the next free_the_rtc(). */
 void lend_the_rtc(void)
 {
+	uncover_hwclock();
 	rtc_driver("bind");
-}
-
-/* `hwclock --systohc --utc` through Linux's own driver, which is bound for that long (as a new rtcN each time). */
-void run_hwclock(char *words)
-{
-	int ends[2], status = 0, length = 0, n = 0;
-	char output[2000], name[64], device[80];
-
-	(void)words;
-	if (pipe(ends)) {
-		say("no pipe errno %d", errno);
-		return;
-	}
-	lend_the_rtc();
-	link_in("/sys/class/rtc", name);
-	snprintf(device, sizeof(device), "/dev/%s", name);
-	uint64_t start = now_ns();
-	pid_t child = fork();
-	if (child == 0) {
-		dup2(ends[1], 1);
-		dup2(ends[1], 2);
-		close(ends[0]);
-		close(ends[1]);
-		execl("/bin/busybox", "hwclock", "-w", "-u", "-f", device, (char *)NULL);
-		execl("/sbin/hwclock", "hwclock", "-w", "-u", "-f", device, "--noadjfile", (char *)NULL);
-		execl("/usr/sbin/hwclock", "hwclock", "-w", "-u", "-f", device, "--noadjfile", (char *)NULL);
-		dprintf(2, "hwclock: errno %d", errno);
-		_exit(127);
-	}
-	close(ends[1]);
-	struct pollfd end = { ends[0], POLLIN, 0 };
-	while ((n = poll(&end, 1, HWCLOCK_LIMIT_MS)) > 0 && length < (int)sizeof(output)
-	       && (n = read(ends[0], output + length, sizeof(output) - length)) > 0)
-		length += n;
-	if (n)                    /* it hangs, or talks for ever */
-		kill(child, SIGKILL);
-	close(ends[0]);
-	waitpid(child, &status, 0);
-	uint64_t finish = now_ns();
-	rtc_driver("unbind");
-	say("ok exit=%d start_ns=%llu end_ns=%llu output=", WIFEXITED(status) ? WEXITSTATUS(status) : -1,
-	    (unsigned long long)start, (unsigned long long)finish);
-	say_token(output, length);
 }
 
 /* "SECONDS": sets the system clock (not the RTC), so that hwclock writes something known. */
@@ -179,6 +163,7 @@ void say_info(void)
 	say(" kernel=%s uptime=%llu.%03u clocksource=%s load=%s rtc_device=%s", name.release,
 	    (unsigned long long)(now_ns() / 1000000000), (unsigned int)(now_ns() / 1000000 % 1000),
 	    clocksource, load, devices[0][0] ? devices[0] : devices[1]);
+	say(" shutdown_hwclock=%s", shutdown_hwclock());
 	say_time_daemons();
 }
 
@@ -207,11 +192,24 @@ void system_panic(void)
 void system_restart(void)
 {
 	tcdrain(out_fd);
+	sync();
 	reboot(RB_AUTOBOOT);
 }
 
+/*
+ * In order, by the init that there is; a user's system may have files to write. Nothing is given back before: a
+ * shutdown's own hwclock would write the RTC. Where that could not be prevented, or the init hangs, it is made short.
+ */
 void system_off(void)
 {
+	char *const in_order[] = { "poweroff", NULL };
+
 	tcdrain(out_fd);
+	if (getpid() != 1 && strcmp(shutdown_hwclock(), "busybox")
+	    && !run_program(in_order, NULL, 0, SHUTDOWN_LIMIT_S * 1000, NULL) && wait_for_end(SHUTDOWN_LIMIT_S * 1000))
+		_exit(0);
+	sync();
+	if (getpid() != 1)
+		write_file("/proc/sysrq-trigger", "u");     /* file systems read-only */
 	reboot(RB_POWER_OFF);
 }

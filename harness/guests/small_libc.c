@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/signalfd.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -89,9 +91,13 @@ int mkdir(const char *path, mode_t mode) { return CALL2(SYS_mkdir, path, mode); 
 ssize_t readlink(const char *path, char *to, size_t size) { return CALL3(SYS_readlink, path, to, size); }
 int poll(struct pollfd *fds, nfds_t count, int ms) { return CALL3(SYS_poll, fds, count, ms); }
 pid_t getpid(void) { return CALL0(SYS_getpid); }
-pid_t fork(void) { return CALL0(SYS_fork); }
+uid_t geteuid(void) { return CALL0(SYS_geteuid); }
+void sync(void) { CALL0(SYS_sync); }
 pid_t waitpid(pid_t pid, int *status, int flags) { return CALL(SYS_wait4, pid, status, flags, 0, 0, 0); }
 int kill(pid_t pid, int number) { return CALL2(SYS_kill, pid, number); }
+int unlink(const char *path) { return CALL1(SYS_unlink, path); }
+int umount2(const char *where, int flags) { return CALL2(SYS_umount2, where, flags); }
+int stat(const char *path, struct stat *status) { return CALL2(SYS_stat, path, status); }
 int uname(struct utsname *name) { return CALL1(SYS_uname, name); }
 int ioperm(unsigned long from, unsigned long count, int on) { return CALL3(SYS_ioperm, from, count, on); }
 int mlockall(int flags) { return CALL1(SYS_mlockall, flags); }
@@ -102,6 +108,44 @@ int clock_settime(clockid_t clock, const struct timespec *now) { return CALL2(SY
 int nanosleep(const struct timespec *time, struct timespec *rest) { return CALL2(SYS_nanosleep, time, rest); }
 int sched_get_priority_max(int policy) { return CALL1(SYS_sched_get_priority_max, policy); }
 int socket(int family, int type, int protocol) { return CALL3(SYS_socket, family, type, protocol); }
+
+/* The kernel's set of signals has 64 bits; so have the first of a C library's. */
+#define SIGNAL_SET_SIZE 8
+
+int sigemptyset(sigset_t *set)
+{
+	memset(set, 0, sizeof(*set));
+	return 0;
+}
+
+int sigaddset(sigset_t *set, int number)
+{
+	set->__val[0] |= 1ul << (number - 1);
+	return 0;
+}
+
+int sigprocmask(int how, const sigset_t *set, sigset_t *before)
+{
+	return CALL(SYS_rt_sigprocmask, how, set, before, SIGNAL_SET_SIZE, 0, 0);
+}
+
+int signalfd(int fd, const sigset_t *set, int flags)
+{
+	return CALL(SYS_signalfd4, fd, set, SIGNAL_SET_SIZE, flags, 0, 0);
+}
+
+/* What this process keeps for a descriptor of its own ends a child as ever. */
+pid_t fork(void)
+{
+	pid_t child = CALL0(SYS_fork);
+	sigset_t none;
+
+	if (child == 0) {
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+	}
+	return child;
+}
 
 int sched_setscheduler(pid_t pid, int policy, const struct sched_param *parameters)
 {

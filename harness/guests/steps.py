@@ -61,7 +61,8 @@ class AgentReport:
     answer was complete; every access of the item lies between. writes, reads: (index, value, guest_ns) in
     order, where guest_ns is the guest's own monotonic clock. ok is False when the agent refused (then it did
     nothing) or hwclock failed; `error` says why. complete is False when someone else in the guest made the
-    writes (hwclock: the kernel), so that `writes` cannot list them.
+    writes (hwclock: the kernel), so that `writes` cannot list them. grain_ns: each access was made at its guest_ns or
+    later, and at most so many nanoseconds later; the guest measured it for this very item.
     """
 
     item: str
@@ -72,3 +73,4 @@ class AgentReport:
     writes: tuple[tuple[int, int, int], ...] = ()
     reads: tuple[tuple[int, int, int], ...] = ()
     complete: bool = True
+    grain_ns: int = 0

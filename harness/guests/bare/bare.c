@@ -27,7 +27,8 @@ void say_info(void)
 }
 
 const struct command system_commands[] = {
-	{ "reboot", NULL, restart_machine }, { "full-reset", NULL, reset_in_full }, { "poweroff", NULL, power_off_machine }, { NULL, NULL, NULL },
+	{ "reboot", NULL, restart_machine, 0 }, { "full-reset", NULL, reset_in_full, 0 },
+	{ "poweroff", NULL, power_off_machine, 0 }, { NULL, NULL, NULL, 0 },
 };
 
 void bare_main(const struct multiboot *info)
