@@ -32,13 +32,14 @@ class Before:
 class Case:
     """One settled event and all that is known of the update behind it.
 
-    first_ns: its first move of QEMU's RTC; move: its last; written_ns: the write that new_time stands at; change: what
-    QEMU said of the last move; next_ns: the move after it; lag: after the last move; before: None where nothing is
-    known of the time before; ambiguous: whether some of it may have been an update of its own.
+    first_ns: its first move of QEMU's RTC; move: its last; moves: how many; written_ns: the write that new_time stands
+    at; change: what QEMU said of the last move; next_ns: the move after it; lag: after the last move; before: None
+    where nothing is known of the time before; ambiguous: whether some of it may have been an update of its own.
     """
 
     event: Settled
     move: Move
+    moves: int
     first_ns: int
     written_ns: int
     change: RtcChange | None

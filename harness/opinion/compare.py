@@ -11,7 +11,17 @@ from pathlib import Path
 from harness.opinion import grain
 from harness.opinion.case import Before, Case, Standing
 from harness.opinion.grain import Lag
-from harness.opinion.moves import CLOCK_STEP, DAY_OF_WEEK, SECOND_NS, UNREADABLE, Move, RtcTrace, read_trace
+from harness.opinion.moves import (
+    CLOCK_STEP,
+    DAY_OF_WEEK,
+    LAST_TIME,
+    LAST_YEAR,
+    SECOND_NS,
+    UNREADABLE,
+    Move,
+    RtcTrace,
+    read_trace,
+)
 from harness.opinion.opinions import CONSISTENT, INCONSISTENT, NO_OPINION, Opinion, Said
 from harness.opinion.read_back import said_by_reads
 from harness.opinion.records import (
@@ -35,8 +45,7 @@ RESTORED = "restored: QEMU's reference clock is taken from this one"
 REFERENCE_S = 1
 """What QEMU's offset counts from is known to a second either way."""
 IMPOSSIBLE = "a time that QEMU's RTC cannot have"
-LAST_YEAR, LAST_TIME = 2262, 9_214_646_400
-"""QEMU's RTC counts nanoseconds since 1970 in 64 bits, which end in that year; 2262-01-01."""
+CARRY = "a carry in mid-update"
 
 
 def opinions_of_guest(folder: Path) -> list[Opinion]:
@@ -159,6 +168,7 @@ class _Comparison:
         return Case(
             event=event,
             move=self._trace.moves[position],
+            moves=position - first + 1,
             first_ns=self._stamps[first],
             written_ns=self._last_write(event),
             change=self._of_move.get(position),
@@ -226,7 +236,7 @@ class _Comparison:
         if written is not None and near.holds(_int32(written - qemu)):
             # QEMU took the registers as they are, and so did ACRN, unless it ticked while they were written.
             if self._acrn_ticked(case):
-                return Said(NO_OPINION, "a carry in mid-update")
+                return Said(NO_OPINION, CARRY)
         elif why := self._qemu_may_differ(case):
             return Said(NO_OPINION, why)
         return Said(
@@ -236,26 +246,32 @@ class _Comparison:
     def _acrn_ticked(self, case: Case) -> bool:
         """Whether ACRN's vRTC ticked, or may have, while the registers were written: a carry may be overwritten."""
         if case.unhalted:
-            return False
+            return case.move.halted_ns is not None and self._carries(case, case.move.halted_ns)
         phase = self._trace.started_ns if self._trace.vrtc == "hv" else 0
         return (case.first_ns - phase) // SECOND_NS != (case.move.stamp_ns - phase) // SECOND_NS
 
     def _qemu_may_differ(self, case: Case) -> str:
         """Why QEMU may rightly not have set what was written; "" where it must have."""
         if case.unhalted:
-            return ""
+            return CARRY if self._acrn_ticked(case) else ""
         if case.event.estimated or self._trace.vrtc == "hv" or case.before is None:
             return "invalid-date"  # on the way: QEMU makes another date of it, and goes on from there
         years = [time.gmtime(seconds).tm_year for seconds in (case.before.time, case.time)]
         on_the_way = [century // 100 * 100 + year % 100 for century in years for year in years]
         if max(on_the_way) >= LAST_YEAR:
             return IMPOSSIBLE
-        span_s = 2 + grain.MOST_GAINED_S + (case.move.stamp_ns - case.first_ns) // SECOND_NS
-        old = case.before.time + (case.first_ns - case.before.stamp_ns) // SECOND_NS
+        return CARRY if self._carries(case, case.first_ns) or self._acrn_ticked(case) else ""
+
+    def _carries(self, case: Case, since_ns: int) -> bool:
+        """Whether a minute may have ended on either side while registers were written, or stood for those that were."""
+        if case.before is None:
+            return True
+        first_ns = min(since_ns, case.first_ns)
+        span_s = 2 + case.moves + (case.move.stamp_ns - first_ns) // SECOND_NS
+        old = case.before.time + (first_ns - case.before.stamp_ns) // SECOND_NS
         seconds = {shown % 60 for shown in range(old - case.before.lag.most, old - case.before.lag.least + span_s)}
         written = case.move.bytes.number(0x00)
-        carries = written is None or written + span_s >= 60 or 0 in seconds
-        return "a carry in mid-update" if carries or self._acrn_ticked(case) else ""
+        return written is None or written + span_s >= 60 or 0 in seconds
 
     def _change_of_offset(self, case: Case, said: Said) -> Said:
         """The event's delta_time against what QEMU's offset changed by, where both ends are known."""

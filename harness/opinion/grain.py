@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.opinion.moves import DATE_REGISTERS, REGISTER_B, SECOND_NS, Move
+from harness.opinion.moves import SECOND_NS, Move
 
 COARSEST_S = 20
 """A wider comparison says too little: plans keep neighbouring payloads 10 s apart."""
 BURST_NS = 100_000_000
 """Running writes that follow one another as fast as this restart QEMU's second once between them."""
-MOST_GAINED_S = len(DATE_REGISTERS) - 1
-"""By how many seconds QEMU's RTC can be ahead after seven running writes in a row."""
 LONGEST_UPDATE_NS = 8 * SECOND_NS
 
 
@@ -52,11 +50,10 @@ def after(move: Move, before: Lag | None, since_ns: int | None) -> Lag | None:
     """
     if move.doubt:
         return None
-    running = move.register != REGISTER_B
     whole = None
     if move.span_ns is not None and move.span_ns <= LONGEST_UPDATE_NS:
         ticks = 1 + math.ceil(move.span_ns / SECOND_NS)
-        whole = Lag(-ticks - (MOST_GAINED_S if running else 0), ticks)
+        whole = Lag(-ticks - move.gained_s, ticks)
     if before is None:
         return whole
     another = since_ns is None or since_ns > BURST_NS

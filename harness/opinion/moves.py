@@ -15,6 +15,8 @@ CENTURY, DAY_OF_WEEK, REGISTER_A, REGISTER_B, PS2_CENTURY = 0x32, 0x06, 0x0A, 0x
 SET, BINARY, HOURS_24 = 0x80, 0x04, 0x02
 FORMAT = BINARY | HOURS_24
 FORMAT_WITH_HALT = "format-with-halt"
+LAST_YEAR, LAST_TIME = 2262, 9_214_646_400
+"""QEMU's RTC counts nanoseconds since 1970 in 64 bits, which end in that year; 2262-01-01."""
 CLOCK_STEP, UNREADABLE = "clock-step", "unreadable trace"
 """Breaks near which stamps, or the writes that are known, cannot be relied on."""
 _RUNNING_DIVIDER = 0x20
@@ -71,8 +73,10 @@ class Move:
     """A write after which QEMU's RTC shows what its registers say, and RTC_CHANGE says so.
 
     wall_us: QEMU's own stamp. span_ns: how long before it the first of the seven registers was written, as they now
-    stand; None where one never was. stale_ns: how old the other registers' bytes may have been. doubt: why QEMU
-    may have understood it otherwise than ACRN's vRTC; "" for most.
+    stand; None where one never was, or may have become another one since. stale_ns: how old the other registers'
+    bytes may have been. doubt: why QEMU may have understood it otherwise than ACRN's vRTC; "" for most.
+    gained_s: how many running writes came after that first one: QEMU's RTC may be as much ahead.
+    halted_ns: where an un-halt took registers that were not written while it was halted: since when it was.
     """
 
     stamp_ns: int
@@ -82,6 +86,8 @@ class Move:
     stale_ns: int
     doubt: str
     bytes: RtcBytes
+    gained_s: int = 0
+    halted_ns: int | None = None
 
 
 @dataclass
@@ -114,6 +120,14 @@ def read_trace(lines: Iterable[str]) -> RtcTrace:
     return reader.trace
 
 
+class _Written(NamedTuple):
+    """A register as it was last written; moved: how many running writes there had been by then, with this one."""
+
+    byte: int
+    stamp_ns: int
+    moved: int
+
+
 class _Reader:
     def __init__(self) -> None:
         self.trace = RtcTrace()
@@ -121,7 +135,11 @@ class _Reader:
         self._index = 0
         self._register_a = 0x26
         self._register_b = HOURS_24
-        self._written: dict[int, tuple[int, int]] = {}
+        self._written: dict[int, _Written] = {}
+        self._carried: set[int] = set()
+        """Registers of which QEMU may have made others since they were written: there was no such date."""
+        self._moved = 0
+        self._halted_ns = 0
         self._refreshed_ns = 0
         self._doubt = ""
 
@@ -173,14 +191,16 @@ class _Reader:
         moves = False
         if register == PS2_CENTURY:
             register, self._doubt = CENTURY, "ps2-century"
-        if register in DATE_REGISTERS:
-            self.trace.dates.append((stamp_ns, register))
-            self._written[register] = (byte, stamp_ns)
-            if register == 0x00 and byte & 0x80:
-                self._doubt = "second-bit-7"
         if register in DATE_REGISTERS or register == DAY_OF_WEEK:
             moves = self._running
-        elif register == REGISTER_A:
+            self._moved += moves
+        if register in DATE_REGISTERS:
+            self.trace.dates.append((stamp_ns, register))
+            self._written[register] = _Written(byte, stamp_ns, self._moved)
+            self._carried.discard(register)
+            if register == 0x00 and byte & 0x80:
+                self._doubt = "second-bit-7"
+        if register == REGISTER_A:
             moves = self._divider(byte)
         elif register == REGISTER_B:
             moves = self._control(byte)
@@ -202,6 +222,8 @@ class _Reader:
     def _control(self, byte: int) -> bool:
         was, self._register_b = self._register_b, byte
         changed = bool((was ^ byte) & FORMAT)
+        if byte & SET and not was & SET:
+            self._halted_ns = self._last_ns
         if (was ^ byte) & SET and changed:
             self._doubt = FORMAT_WITH_HALT if byte & SET else "format-with-unhalt"
         if changed and was & byte & SET and self.trace.vrtc == "hv":
@@ -211,16 +233,30 @@ class _Reader:
         return bool(was & SET) and self._running
 
     def _move(self, stamp_ns: int, wall_us: int | None, register: int) -> None:
-        span = None
+        span, gained, halted = None, 0, None
+        unhalt = register == REGISTER_B
         if len(self._written) == len(DATE_REGISTERS):
-            span = stamp_ns - min(at for _, at in self._written.values())
+            first = min(self._written.values(), key=lambda written: written.stamp_ns)
+            # What a running write made of the others is seen by what they are set to; an un-halt takes all as they are.
+            if not (unhalt and self._carried):
+                span, gained = stamp_ns - first.stamp_ns, self._moved - first.moved
             if self._doubt == FORMAT_WITH_HALT:
                 self._doubt = ""  # the bytes that stayed in the old format have all been written anew
-        stale = stamp_ns - self._refreshed_ns if register != REGISTER_B else 0
-        known = {index: byte for index, (byte, _) in self._written.items()}
-        move = Move(stamp_ns, wall_us, register, span, stale, self._doubt, RtcBytes(known, self._register_b))
-        self.trace.moves.append(move)
+        if unhalt and self._kept:
+            halted = self._halted_ns
+        stale = 0 if unhalt else stamp_ns - self._refreshed_ns
+        known = RtcBytes({index: written.byte for index, written in self._written.items()}, self._register_b)
+        self.trace.moves.append(Move(stamp_ns, wall_us, register, span, stale, self._doubt, known, gained, halted))
         self._doubt = ""
+        date = known.date()
+        if date is None or date >= LAST_TIME:
+            self._carried = set(self._written)
+
+    @property
+    def _kept(self) -> bool:
+        """Whether not all seven registers have been written since the clock was last halted."""
+        written = [written for written in self._written.values() if written.stamp_ns >= self._halted_ns]
+        return len(written) < len(DATE_REGISTERS)
 
 
 def _wall_us(match: re.Match[str]) -> int | None:
