@@ -94,7 +94,8 @@ class AgentGuest:
             raise InfrastructureError(f"the agent of {self.name} reported {len(accesses)} accesses: {done}")
         writes, reads = (tuple(rest for kind, rest in accesses if kind == wanted) for wanted in "wr")
         grain = max((int(word[1:]) for word in done.split() if word.startswith("g")), default=0)
-        return AgentReport(item, True, None, start_ns, end_ns, writes, reads, grain_ns=grain)
+        kinds = "".join(kind for kind, _ in accesses)
+        return AgentReport(item, True, None, start_ns, end_ns, writes, reads, grain_ns=grain, kinds=kinds)
 
     def now(self, deadline: Deadline) -> tuple[int, int, int]:
         """(sent_ns, guest_ns, received_ns): the guest's clock showed guest_ns at some moment between the other two.
@@ -137,8 +138,8 @@ class AgentGuest:
         """Sends one of the agent's other commands and returns the answer's `key=value` words.
 
         info; time; noise COUNT (kernel messages meanwhile); panic, reboot, full-reset (a bare guest's), poweroff
-        (answered before they happen; then wait for the guest's death, or `boot` again). busy: seconds the command is known to
-        take. Raises AgentRefused, and as `run`.
+        (answered before they happen; then wait for the guest's death, or `boot` again). busy: seconds the command is
+        known to take. Raises AgentRefused, and as `run`.
         """
         with self._one_command:
             return _facts(self._request(name, words, deadline, busy=busy))

@@ -62,7 +62,8 @@ class AgentReport:
     order, where guest_ns is the guest's own monotonic clock. ok is False when the agent refused (then it did
     nothing) or hwclock failed; `error` says why. complete is False when someone else in the guest made the
     writes (hwclock: the kernel), so that `writes` cannot list them. grain_ns: each access was made at its guest_ns or
-    later, and at most so many nanoseconds later; the guest measured it for this very item.
+    later, and at most so many nanoseconds later; the guest measured it for this very item. kinds: a `w` or an `r` for
+    each access, as they came: coarse clocks do not tell.
     """
 
     item: str
@@ -74,3 +75,4 @@ class AgentReport:
     reads: tuple[tuple[int, int, int], ...] = ()
     complete: bool = True
     grain_ns: int = 0
+    kinds: str = ""

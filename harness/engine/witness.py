@@ -1,0 +1,149 @@
+"""The witness on a bench: what a guest's agent says that it did, on the harness's clock, before the judge looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.clock_map import ClockMap, Stamp
+from harness.deadline import Deadline
+from harness.engine.rundir import append_line
+from harness.errors import InfrastructureError
+from harness.guests.rtc_reading import RtcReading
+from harness.guests.steps import AgentReport
+
+FORMAT = 1
+
+TOLERANCE_S = 1
+"""How far payloads may be off: the guest's clock, its host's and the harness's tick at moments of their own."""
+
+SAMPLE_EVERY_NS = 2_000_000_000
+"""A guest's clock is asked for again when the last answer is older than this: by then it may have drifted 0.4 us."""
+
+_BEYOND_NS = 1_000_000
+"""So far beyond its bounds a stamp may lie, for the agent's way from its access to its own clock."""
+
+
+class Watch(Protocol):
+    """A guest whose clock and RTC can be looked at."""
+
+    def now(self, deadline: Deadline) -> tuple[int, int, int]:
+        """(sent_ns, guest_ns, received_ns)."""
+
+    def read_rtc(self, deadline: Deadline) -> RtcReading:
+        """What its RTC shows, with its registers A and B."""
+
+
+@dataclass(frozen=True)
+class WitnessAbout:
+    """What the judge has to know of the guest.
+
+    vm: the name that its events carry. vrtc: whose virtual RTC it has (dm, hv). service: who sends its events.
+    """
+
+    vm: str
+    vrtc: str
+    service: str
+    window_ns: int
+
+
+class BenchWitness:
+    """Writes `witness.jsonl` and `clock.jsonl` of one guest. From the lane's thread; `end` from any."""
+
+    def __init__(self, folder: Path, about: WitnessAbout) -> None:
+        self._folder = folder
+        self._about = about
+        self._clock = ClockMap(keep=self._keep)
+        self._sampled_ns = 0
+        self._last_ns = 0
+        self._begun = self._ended = False
+        self._lock = threading.Lock()
+        self.uncertainty_ns = 0
+        """Of the last stamp."""
+
+    def sample(self, guest: Watch, deadline: Deadline, *, again: bool = True) -> None:
+        """Ask for the guest's clock, and with `again` not only where that was never done or long ago."""
+        if again or not self._clock.ready or time.monotonic_ns() - self._sampled_ns > SAMPLE_EVERY_NS:
+            self._clock.add(*guest.now(deadline))
+            self._sampled_ns = time.monotonic_ns()
+
+    def start(self, reading: RtcReading) -> None:
+        """The guest's RTC showed this: what it is from here on is known. Raises InfrastructureError for a full disk."""
+        self._clock.add(reading.sent_ns, reading.guest_ns, reading.received_ns)
+        stamp = self._ours(reading.guest_ns, reading.grain_ns, reading.sent_ns, reading.received_ns)
+        about = self._about
+        self._begun = True
+        self._write(
+            {
+                "event": "start",
+                "format": FORMAT,
+                "vm": about.vm,
+                "vrtc": about.vrtc,
+                "window_ns": about.window_ns,
+                "service": about.service,
+                "stamp_ns": stamp.ns,
+                "uncertainty_ns": stamp.uncertainty_ns,
+                "rtc_time": reading.time,
+                "register_a": reading.register_a,
+                "register_b": reading.register_b,
+                "tolerance_s": TOLERANCE_S,
+            }
+        )
+
+    def reported(self, report: AgentReport) -> None:
+        """The guest did this.
+
+        Raises InfrastructureError where its clock says what cannot be, and for a full disk.
+        """
+        writes, reads = iter(report.writes), iter(report.reads)
+        for kind in report.kinds:
+            register, value, guest_ns = next(writes if kind == "w" else reads)
+            stamp = self._ours(guest_ns, report.grain_ns, report.start_ns, report.end_ns)
+            self._write(
+                {
+                    "event": "write" if kind == "w" else "read",
+                    "stamp_ns": stamp.ns,
+                    "uncertainty_ns": stamp.uncertainty_ns,
+                    "guest_ns": guest_ns,
+                    "register": register,
+                    "value": value,
+                }
+            )
+
+    def end(self, reason: str) -> None:
+        """Nothing more is to be known of the guest. Idempotent; a full disk has been told of already."""
+        with self._lock:
+            if self._ended or not self._begun:
+                return
+            self._ended = True
+        try:
+            self._write({"event": "end", "stamp_ns": time.monotonic_ns(), "reason": reason})
+        except InfrastructureError:
+            pass
+
+    def _ours(self, guest_ns: int, grain_ns: int, sent_ns: int, received_ns: int) -> Stamp:
+        """A moment of the guest's, up to `grain_ns` later than it says, and between two of ours."""
+        early = self._clock.ours(guest_ns, not_after_ns=received_ns)
+        half = grain_ns // 2
+        stamp = Stamp(early.ns + half, early.uncertainty_ns + half)
+        if stamp.latest_ns + _BEYOND_NS < sent_ns or stamp.earliest_ns - _BEYOND_NS > received_ns:
+            outside = max(sent_ns - stamp.latest_ns, stamp.earliest_ns - received_ns)
+            raise InfrastructureError(
+                f"the guest's clock runs wrong: what it did lies {outside / 1e6:.1f} ms outside of the time in which"
+                " it was asked to",
+                log=self._folder / "clock.jsonl",
+                hint="which clock source does the guest have? One that is busy measures its TSC wrong while it boots",
+            )
+        self.uncertainty_ns = stamp.uncertainty_ns
+        return stamp
+
+    def _write(self, record: dict[str, Any]) -> None:
+        record["stamp_ns"] = self._last_ns = max(record["stamp_ns"], self._last_ns)  # as the lines stand
+        append_line(self._folder / "witness.jsonl", record)
+
+    def _keep(self, record: Mapping[str, object]) -> None:
+        append_line(self._folder / "clock.jsonl", {"of": "guest", **record})
