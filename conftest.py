@@ -4,6 +4,7 @@ from __future__ import annotations
 
 pytest_plugins = [
     "fixtures.options",
+    "fixtures.masking",
     "fixtures.session",
     "fixtures.interrupt",
     "fixtures.outermost",

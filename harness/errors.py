@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 EXIT_PRODUCT = 1
 EXIT_INFRASTRUCTURE = 10
@@ -20,6 +21,8 @@ class BenchError(Exception):
 
     label = "error"
     hint = ""
+    masked: ClassVar[Callable[[str], str]] = staticmethod(str)
+    """What every text of an error passes through; `harness.secrets` puts its masker here when there are secrets."""
 
     def __init__(
         self,
@@ -31,14 +34,15 @@ class BenchError(Exception):
         log: Path | str | None = None,
         hint: str | None = None,
     ) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.awaited = awaited
+        masked = BenchError.masked
+        self.problem = masked(problem)
+        super().__init__(self.problem)
+        self.awaited = None if awaited is None else masked(awaited)
         self.waited = waited
-        self.last_lines = tuple(last_lines)
+        self.last_lines = tuple(masked(line) for line in last_lines)
         self.log = log
         if hint is not None:
-            self.hint = hint
+            self.hint = masked(hint)
 
     def __str__(self) -> str:
         lines = [f"{self.label}: {self.problem}"]

@@ -1,4 +1,4 @@
-"""Fixtures that many tests of the event service share."""
+"""Fixtures that many tests share, most of them the event service's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from harness.secrets import MASKER
 from harness.vm_event import VmEventService
 from tests.vm_event_support import INSTANT, nothing_left_open
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests() -> Iterator[None]:
+    """What one test calls a secret is a word like others in the next."""
+    yield
+    MASKER.forget()
 
 
 @pytest.fixture

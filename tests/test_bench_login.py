@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from harness.bench import load_bench
-from harness.errors import ConfigurationError
-from harness.guests.login import read_password
 from harness.yamlfile import FileProblems
 
 
@@ -50,23 +48,3 @@ def test_what_does_not_fit_together_is_told(tmp_path: Path, guest: str, problem:
     with pytest.raises(FileProblems) as caught:
         load_bench(bench_with(tmp_path, guest))
     assert problem in str(caught.value)
-
-
-def test_a_password_comes_from_the_environment_or_from_a_file_that_is_private(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MINE", "from the environment")
-    file = tmp_path / "secret"
-    file.write_text("from a file\nand nothing of this\n")
-
-    file.chmod(0o600)
-    assert read_password("MINE", None) == "from the environment"
-    assert read_password(None, file) == "from a file"
-    assert read_password(None, None) is None
-
-    file.chmod(0o640)
-    with pytest.raises(ConfigurationError, match="others may read it") as caught:
-        read_password(None, file)
-    assert "from a file" not in str(caught.value)
-    with pytest.raises(ConfigurationError, match="NOT_THERE"):
-        read_password("NOT_THERE", None)

@@ -18,6 +18,7 @@ from typing import Any
 from harness.engine.former import read_run_json
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.plan import Plan, dump_plan, dump_plans
+from harness.secrets import MASKER
 
 FORMAT = 1
 
@@ -141,7 +142,7 @@ class RunDirectory:
 
     def _save(self) -> None:
         with self._lock:
-            text = json.dumps(self._document, indent=1)
+            text = json.dumps(MASKER.mask_value(self._document), indent=1)
             try:
                 write_whole(self.path / "run.json", text + "\n")
             except OSError as error:

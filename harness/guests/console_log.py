@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+
+from harness.secrets import MASKER
 
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _LONGEST_LINE = 65536
@@ -57,19 +60,19 @@ class ConsoleLog:
         if secret:
             self._secrets.append(secret)
 
-    def _without_secrets(self, data: bytes) -> bytes:
+    def _without_secrets(self, data: bytes, secrets: Sequence[bytes]) -> bytes:
         """What can be recorded now: an end that could be a secret's beginning is held back for the next time."""
         data = self._held + data
-        for secret in self._secrets:
+        for secret in secrets:
             data = data.replace(secret, _MASK)
-        held = max((_overlap(data, secret) for secret in self._secrets), default=0)
+        held = max((_overlap(data, secret) for secret in secrets), default=0)
         data, self._held = data[: len(data) - held], data[len(data) - held :]
         return data
 
     def add(self, data: bytes) -> None:
         """Records bytes as they were received, secrets left out."""
-        if self._secrets:
-            data = self._without_secrets(data)
+        if secrets := (*self._secrets, *MASKER.secrets):
+            data = self._without_secrets(data, secrets)
         now = self._stamp()
         since = self._partial_since if self._partial else now
         *complete, self._partial = _LINE_ENDS.split(self._partial + data)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from harness.bench import LOGIN_PROMPT, PASSWORD_PROMPT, SHELL_PROMPT
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.guests.console import Console, ConsoleTimeout
+from harness.secrets import read_secret as read_password
+
+__all__ = ["Login", "Shell", "read_password"]
 
 _REFUSED = rb"(?P<refused>[^\r\n]*(?:incorrect|denied|failure|not allowed)[^\r\n]*[\r\n])"
 _SILENCE = 10.0
@@ -35,25 +35,6 @@ class Login:
     login_prompt: str = LOGIN_PROMPT
     password_prompt: str = PASSWORD_PROMPT
     shell_prompt: str = SHELL_PROMPT
-
-
-def read_password(variable: str | None, file: Path | None) -> str | None:
-    """The password from an environment variable or from the first line of a file; None where neither is named.
-
-    Raises ConfigurationError for a variable that is not set, and a file that others than its owner may read.
-    """
-    if variable is not None:
-        if variable not in os.environ:
-            raise ConfigurationError(f"the environment variable {variable}, which is to have a password, is not set")
-        return os.environ[variable]
-    if file is None:
-        return None
-    try:
-        if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            raise ConfigurationError(f"{file} holds a password and others may read it", hint=f"chmod 600 {file}")
-        return file.read_text().partition("\n")[0]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read the password in {file}: {error}") from error
 
 
 class Shell:
