@@ -27,7 +27,7 @@ def _libraries(package: Package) -> Iterator[list[str]]:
     """The libraries that a package depends upon; each a choice of names."""
     for clause in package.depends.split(","):
         choices = [re.split(r"[\s(:]", choice.strip())[0] for choice in clause.split("|")]
-        if choices[0].startswith("lib"):
+        if choices[0].startswith(("lib", "zlib")):
             yield choices
 
 
@@ -83,9 +83,10 @@ class Apt:
         text = self._run("apt-cache", "show", "--no-all-versions", *names, check=False) if names else ""
         found = {}
         for stanza in re.split(r"\n\s*\n", text):
-            fields = dict(re.findall(r"^(Package|Version|Depends): (.*)$", stanza, re.MULTILINE))
+            fields = dict(re.findall(r"^(Package|Version|Depends|Pre-Depends): (.*)$", stanza, re.MULTILINE))
             if fields.get("Package") in names and "Version" in fields:
-                package = Package(fields["Package"], fields["Version"], fields.get("Depends", ""))
+                depends = ", ".join(fields[key] for key in ("Pre-Depends", "Depends") if key in fields)
+                package = Package(fields["Package"], fields["Version"], depends)
                 found[package.name] = package
         return found
 

@@ -104,6 +104,12 @@ def unpack(image: bytes) -> bytes:
     return elf
 
 
+def unpacked(data: bytes) -> bytes:
+    """A file as it was before it was packed, if it was; raises UnusableImage where nobody here can unpack it."""
+    unpacker = next((known for magic, known in _UNPACKERS.items() if data.startswith(magic)), None)
+    return data if unpacker is None else unpacker(data)
+
+
 def has_pvh_entry(elf: bytes) -> bool:
     """Whether a 64-bit ELF has the note by which QEMU enters a kernel directly (`CONFIG_PVH`)."""
     try:
