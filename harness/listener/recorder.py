@@ -5,7 +5,11 @@ standard input and answers on its standard output; when its input ends, it does.
 
     {"id": N, "do": "listen", "socket": PATH, "journal": FILE}
     {"id": N, "do": "stop"}
+    {"id": N, "do": "ping"}
     <- {"id": N, "is": "waiting", "why": ...} | "refused" | "listening" | "heard" | "closed" | "failed" | "stopped"
+    <- {"id": N, "is": "pong", "t_ns": ...}
+
+On a host under test it is the observer (harness/onhost/observer.py), whose journals are lines of its output.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from harness.listener.journals import FileJournal, Journal, encoded
+from harness.listener.output import Output
 from harness.listener.pulse import PERIOD, Pulses
 from harness.listener.reader import ObjectReader
 from harness.listener.waits import ProcessorWaits, waits_of_peer
@@ -43,107 +48,125 @@ class Recorder:
 
     def __init__(self, stdin: int, stdout: int) -> None:
         self._stdin = stdin
-        self._stdout = stdout
         self._input = b""
-        self._output = bytearray()
-        os.set_blocking(stdout, False)  # a harness that stands still must not make its listener do so
         self._streams: dict[int, Stream] = {}
         self._selector = selectors.DefaultSelector()
-        self._pulses = Pulses()
+        self.output = Output(stdout, self._selector)  # a harness that stands still must not make its listener do so
+        self._pulses: Pulses | None = None
+
+    def open_journal(self, number: int, command: dict[str, str]) -> Journal:
+        """Where the records of a stream go. Raises OSError."""
+        return FileJournal(command["journal"])
+
+    def heard(self, number: int) -> None:
+        """Tell the harness that there is something new in a journal; once is enough while it does not read."""
+        if self.output.waiting < _MOST_UNSENT:
+            self._answer(id=number, **{"is": "heard"})
 
     def run(self) -> None:
         """Serve until the input ends."""
         self._selector.register(self._stdin, selectors.EVENT_READ)
-        self._pulses.start()
         last = time.monotonic_ns()
         with self._selector:
             while True:
                 ready = self._selector.select(PERIOD if self._streams else None)
                 now = time.monotonic_ns()
                 for key, _ in ready:
-                    if key.fileobj != self._stdin and not isinstance(key.fileobj, int):
+                    if not isinstance(key.fileobj, int):
                         key.data.readable(now)
                 if self._streams and now - last > PERIOD * 1e9 + STALL_NS:
                     self._note("stall", from_ns=last, to_ns=now)
-                for stall in self._pulses.noticed():
+                for stall in self._pulses.noticed() if self._pulses is not None else ():
                     self._note("cpu-stall", cpu=stall.cpu, from_ns=stall.from_ns, to_ns=stall.to_ns)
                 for stream in list(self._streams.values()):
                     stream.try_to_connect()
                     stream.attest(now)
-                self._flush()
-                if any(key.fileobj == self._stdin for key, _ in ready) and not self._commands():
+                going_on = all(key.fileobj != self._stdin for key, _ in ready) or self._commands()
+                self.output.flush()
+                if not going_on:
                     break
-                last = now
-        self._pulses.close()
+                last = now if self._streams else time.monotonic_ns()
+        self._pulse()
 
     def _note(self, kind: str, **details: int) -> None:
         for stream in self._streams.values():
             stream.write(kind, **details)
 
     def _commands(self) -> bool:
-        data = os.read(self._stdin, 65536)
+        try:
+            data = os.read(self._stdin, 65536)
+        except BlockingIOError:  # what makes the output not wait does so with an input that is the same socket
+            return True
         *lines, self._input = (self._input + data).split(b"\n")
         for line in lines:
-            command = json.loads(line)
-            number = command["id"]
-            if command["do"] == "listen":
-                try:
-                    self._streams[number] = Stream(number, command, self._selector, self._answer)
-                except OSError as error:
-                    self._answer(id=number, **{"is": "failed", "why": f"the journal cannot be opened: {error}"})
-            elif number in self._streams:
-                self._streams.pop(number).stop()
+            self._obey(json.loads(line))
         if not data:
             for stream in self._streams.values():
                 stream.stop()
+            self._streams.clear()
+        self._pulse()
         return bool(data)
 
-    def _answer(self, **answer: object) -> None:
-        if answer["is"] != "heard" or len(self._output) < _MOST_UNSENT:
-            self._output += json.dumps(answer).encode() + b"\n"
-        self._flush()
+    def _obey(self, command: dict[str, str]) -> None:
+        number = int(command["id"])
+        if command["do"] == "ping":
+            self.output.add(encoded({"id": number, "is": "pong", "t_ns": time.monotonic_ns()}), urgent=True)
+        elif command["do"] == "listen":
+            try:
+                journal = self.open_journal(number, command)
+            except OSError as error:
+                self._answer(id=number, **{"is": "failed", "why": f"the journal cannot be opened: {error}"})
+                return
+            self._streams[number] = Stream(self, number, Path(command["socket"]), journal)
+        elif number in self._streams:
+            self._streams.pop(number).stop()
 
-    def _flush(self) -> None:
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            while self._output:
-                del self._output[: os.write(self._stdout, self._output)]
+    def _pulse(self) -> None:
+        """Beat as long as there is something to listen to."""
+        if self._streams and self._pulses is None:
+            self._pulses = Pulses()
+            self._pulses.start()
+        elif not self._streams and self._pulses is not None:
+            self._pulses.close()
+            self._pulses = None
+
+    def _answer(self, **answer: object) -> None:
+        self.output.add(encoded(answer))
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """What the loop waits on."""
+        return self._selector
 
 
 class Stream:
-    """One guest's event stream and its journal."""
+    """One guest's event stream and its journal, which it closes."""
 
-    def __init__(
-        self,
-        number: int,
-        command: dict[str, str],
-        selector: selectors.BaseSelector,
-        answer: Callable[..., object],
-    ) -> None:
+    def __init__(self, recorder: Recorder, number: int, path: Path, journal: Journal) -> None:
+        self._recorder = recorder
         self._number = number
-        self._path = Path(command["socket"])
-        self._selector = selector
-        self._answer = answer
+        self._path = path
+        self._journal = journal
         self._socket: socket.socket | None = None
         self._reader = ObjectReader()
         self._registered = self._over = self._broken = False
         self._attested_ns = 0
         self._waits: ProcessorWaits | None = None
         self._why = ""
-        self._journal = os.open(command["journal"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def say(self, what: str, **details: object) -> None:
         """Tell the harness."""
-        self._answer(id=self._number, **{"is": what}, **details)
+        self._recorder.output.add(encoded({"id": self._number, "is": what, **details}))
 
     def write(self, kind: str, t_ns: int | None = None, **details: object) -> None:
         """Add a record to the journal."""
-        record = {"t_ns": time.monotonic_ns() if t_ns is None else t_ns, "kind": kind, **details}
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        if self._broken:
+            return
         try:
-            while line:
-                line = line[os.write(self._journal, line) :]
+            self._journal.add({"t_ns": time.monotonic_ns() if t_ns is None else t_ns, "kind": kind, **details})
         except OSError as error:
             self._over = self._broken = True
+            self._disconnect()
             self.say("failed", why=f"the journal cannot be written: {error}")
 
     def try_to_connect(self) -> None:
@@ -151,17 +174,20 @@ class Stream:
         if self._socket is not None or self._over:
             return
         try:
-            self._socket = _connect(self._path)
+            connection = _connect(self._path)
         except OSError as error:
             if str(error) != self._why:
                 self._why = str(error)
                 self.say("waiting", why=self._why)
             return
+        self._socket = connection
+        self._recorder.selector.register(connection, selectors.EVENT_READ, self)
+        self._waits = waits_of_peer(connection)
         self.write("connected")
-        self._waits = waits_of_peer(self._socket)
-        self._selector.register(self._socket, selectors.EVENT_READ, self)
+        if self._over:
+            return
         try:
-            self._socket.sendall(REGISTER)
+            connection.sendall(REGISTER)
         except OSError as error:
             self._end(time.monotonic_ns(), str(error))
 
@@ -180,7 +206,8 @@ class Stream:
 
     def readable(self, now_ns: int) -> None:
         """Something has come, at `now_ns`."""
-        assert self._socket is not None
+        if self._socket is None:
+            return  # it was given up in this very turn
         try:
             data, reason = _receive(self._socket), "closed by the service"
         except BlockingIOError:
@@ -198,16 +225,16 @@ class Stream:
             else:
                 self.write("object", now_ns, event=item)
         if data:
-            self.say("heard")
+            self._recorder.heard(self._number)
         else:
             self._end(now_ns, reason)
 
     def stop(self) -> None:
         """Listen no more; the journal is complete then."""
         self._disconnect()
-        if not self._broken:
-            self.write("end")
-        os.close(self._journal)
+        self.write("end")
+        with contextlib.suppress(OSError):
+            self._journal.close()
         self.say("stopped")
 
     def _end(self, now_ns: int, reason: str) -> None:
@@ -220,7 +247,7 @@ class Stream:
 
     def _disconnect(self) -> None:
         if self._socket is not None:
-            self._selector.unregister(self._socket)
+            self._recorder.selector.unregister(self._socket)
             self._socket.close()
             self._socket = None
 
