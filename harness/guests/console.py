@@ -42,6 +42,10 @@ class GuestDied(InfrastructureError):
     hint = "see the console log; a guest that dies is the guest's or QEMU's fault, not the event service's"
 
 
+class ConsoleEnded(GuestDied):
+    """The console ended without a last word: the guest, what runs it, or only the way to it is lost."""
+
+
 class ConsoleTimeout(InfrastructureError):
     """What was awaited on the console did not come in time; the guest may be alive."""
 
@@ -212,7 +216,8 @@ class Console:
         except (TIMEOUT, EOF):
             pass
         how = last_words or "its console ended"
-        self._dead = self._error(GuestDied, f"{self.name} died: {how}", awaited, started)
+        family = ConsoleEnded if last_words is None else GuestDied
+        self._dead = self._error(family, f"{self.name} died: {how}", awaited, started)
         return self._dead
 
     def _require_usable(self) -> None:
