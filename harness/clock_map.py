@@ -25,9 +25,12 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
+import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 DRIFT_PPM = 200
 """Two quartz clocks differ by up to 100 ppm, and a disciplined clock is steered by a part of that."""
@@ -177,30 +180,30 @@ class ClockMap:
         Raises ValueError as long as there is no sample.
         """
         with self._lock:
-            low, high = self._bounds(theirs_ns)
+            low, high = self.bounds(theirs_ns)
             if not_after_ns is not None:
                 if low > not_after_ns:  # our clock stood still, or theirs was slewed: only the order is certain
-                    low = min(not_after_ns, self._bounds(min(theirs_ns, self._stretches[-1].last_ns))[0])
+                    low = min(not_after_ns, self.bounds(min(theirs_ns, self._stretches[-1].last_ns))[0])
                 high = min(high, not_after_ns) if proven else not_after_ns
             ns = self._in_order(theirs_ns, (low + high) // 2)
             return Stamp(ns, max(high - ns, ns - low, 0))
 
-    def _bounds(self, theirs_ns: int) -> tuple[int, int]:
+    def bounds(self, theirs_ns: int) -> tuple[int, int]:
         """The earliest and the latest moment on our clock that it can have been. Raises ValueError without samples."""
-        stretches = self._stretches
-        if not stretches:
-            raise ValueError("no sample of the other clock yet")
-        later: _Stretch | None = None
-        for stretch in reversed(stretches):
-            if theirs_ns >= stretch.first_ns:
-                low, high = stretch.bounds(theirs_ns)
-                if later is not None and theirs_ns > stretch.last_ns:
-                    other_low, other_high = later.bounds(theirs_ns)
-                    low, high = min(low, other_low), max(high, other_high)
-                return low, high
-            later = stretch
-        assert later is not None
-        return later.bounds(theirs_ns)
+        with self._lock:
+            if not self._stretches:
+                raise ValueError("no sample of the other clock yet")
+            later: _Stretch | None = None
+            for stretch in reversed(self._stretches):
+                if theirs_ns >= stretch.first_ns:
+                    low, high = stretch.bounds(theirs_ns)
+                    if later is not None and theirs_ns > stretch.last_ns:
+                        other_low, other_high = later.bounds(theirs_ns)
+                        low, high = min(low, other_low), max(high, other_high)
+                    return low, high
+                later = stretch
+            assert later is not None
+            return later.bounds(theirs_ns)
 
     def _begin_anew(self, sample: Sample, rate: int, gained_ns: int) -> Break:
         former = self._stretches[-1]
@@ -242,6 +245,19 @@ class ClockMap:
         if len(self._issued_ours) > _MOST_ISSUED:
             del self._issued_theirs[: _MOST_ISSUED // 2], self._issued_ours[: _MOST_ISSUED // 2]
         return ns
+
+
+class ClockLog:
+    """Keeps the samples of a clock map on disk, a JSON record a line: its `keep`. Raises OSError where it cannot."""
+
+    def __init__(self, path: Path, **about: object) -> None:
+        self._path = path
+        self({"kind": "start", "t_ns": time.monotonic_ns(), **about})
+
+    def __call__(self, record: dict[str, object]) -> None:
+        """Append a record."""
+        with self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
 
 def _proven_rate(samples: Iterable[Sample], sample: Sample) -> tuple[int, int]:

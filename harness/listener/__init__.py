@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.listener.client import EventListener, ListenerProcess
+from harness.listener.client import EventListener, ListenerProcess, Listening
 from harness.listener.reader import ObjectReader
 
-__all__ = ["EventListener", "ListenerProcess", "ObjectReader"]
+__all__ = ["EventListener", "ListenerProcess", "Listening", "ObjectReader"]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import harness
 from harness.deadline import Deadline
@@ -25,8 +25,41 @@ _STOP_TIMEOUT = 10.0
 _ENDED = "the listening process has ended"
 
 
+class Listening(Protocol):
+    """Who listens for the guests of a run: a process of this machine, or the observer on their host."""
+
+    @property
+    def failure(self) -> InfrastructureError | None:
+        """Why nothing can be heard any more; None while all is well."""
+
+    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = ...) -> EventListener:
+        """A listener for one guest; see there."""
+
+    def close(self) -> None:
+        """Listen no more."""
+
+
+class Teller(Protocol):
+    """Whom a listener tells what to do."""
+
+    @property
+    def place(self) -> str:
+        """What messages say of where it is: "" or " on HOST"."""
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The last lines of its standard error."""
+
+    def tell(self, number: int, do: str, **details: str) -> None:
+        """Send a command. Raises InfrastructureError when it cannot be told anything any more."""
+
+
 class ListenerProcess:
     """The process that listens for a whole run; a context manager. It cannot outlive the harness: its input ends."""
+
+    place = ""
+    failure: InfrastructureError | None = None
+    """Why it has ended; None while it has not, or was told to."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -106,6 +139,8 @@ class ListenerProcess:
                     if listener is not None:
                         listener.told(answer)
         finally:
+            if not self._process.stdin or not self._process.stdin.closed:
+                self.failure = InfrastructureError(_ENDED, last_lines=list(self._last_lines))
             for listener in list(self._listeners.values()):
                 listener.told({"is": "failed", "why": _ENDED})
 
@@ -117,16 +152,16 @@ class ListenerProcess:
 
 
 class EventListener:
-    """The one event client of a guest's event service; made by ListenerProcess.
+    """The one event client of a guest's event service; made by who is Listening.
 
-    path: the monitor socket, connected to until the deadline of `connect`. journal: `events.jsonl`.
+    path: the monitor socket where that listens, connected to until the deadline of `connect`. journal: `events.jsonl`.
     notify: called, in another thread, after anything was journalled.
 
     Nothing is matched, filtered or judged here: whoever judges has the whole record.
     """
 
     def __init__(
-        self, process: ListenerProcess, number: int, path: Path, journal: Path, notify: Callable[[], object]
+        self, process: Teller, number: int, path: Path, journal: Path, notify: Callable[[], object]
     ) -> None:
         self._process = process
         self._number = number
@@ -199,8 +234,8 @@ class EventListener:
     def _error(self, problem: str, deadline: Deadline, *, refused: bool = False) -> InfrastructureError:
         hint = "one event client is admitted per guest: is another one connected?" if refused else None
         return InfrastructureError(
-            f"no event service on {self._path}: it {problem}",
-            awaited=f"the event service's answer on {self._path}",
+            f"no event service on {self._path}{self._process.place}: it {problem}",
+            awaited=f"the event service's answer on {self._path}{self._process.place}",
             waited=deadline.elapsed,
             last_lines=self._process.last_lines,
             hint=hint,
