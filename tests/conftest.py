@@ -9,6 +9,7 @@ import pytest
 
 from harness.secrets import MASKER
 from harness.vm_event import VmEventService
+from tests.lab_support import Checkout, make_checkout
 from tests.vm_event_support import INSTANT, nothing_left_open
 
 
@@ -17,6 +18,12 @@ def no_secrets_of_other_tests() -> Iterator[None]:
     """What one test calls a secret is a word like others in the next."""
     yield
     MASKER.forget()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A checkout for ./lab, on a machine of stand-ins."""
+    return make_checkout(tmp_path)
 
 
 @pytest.fixture
