@@ -86,7 +86,7 @@ def test_a_guest_whose_work_others_have_done_before_it_could_boot_is_not_booted(
 
 def view(*deltas: int | None, seen: int | None = None) -> ItemView:
     """An item that expects events with these changes, of which so many have come (None: all)."""
-    event = {"raw_events": 7, "first_ns": 0, "last_ns": 0, "due_ns": DUE_NS, "last_arrival_ns": 0}
+    event: Any = {"raw_events": 7, "first_ns": 0, "last_ns": 0, "due_ns": DUE_NS, "last_arrival_ns": 0}
     expected = tuple(
         ExpectedEvent(
             last_time=5, new_time=5, delta_time=delta, estimated=False, lost=False, latest_ns=LATEST_NS, **event

@@ -25,6 +25,7 @@ from harness.engine import engine as engine_module
 from harness.engine.launch import GuestParts
 from harness.engine.rundir import append_line
 from harness.engine.tasks import Task
+from harness.engine.work import Work
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.hosts.local import LocalHost
 from harness.judge.verdict import INCONCLUSIVE, PASS, PRODUCT_FAULT, Verdict
@@ -39,7 +40,7 @@ class ScriptedLane:
 
     scripts: dict[str, Callable[[ScriptedLane], InfrastructureError | None]] = {}
 
-    def __init__(self, parts: GuestParts, desk: Engine, *others: object) -> None:
+    def __init__(self, parts: GuestParts, desk: Work, *others: object) -> None:
         self.name = parts.name
         self.parts = parts
         self.done: list[Plan] = []

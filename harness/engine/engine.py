@@ -3,64 +3,51 @@
 from __future__ import annotations
 
 import collections
-import datetime
 import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from harness.bench import Bench
+from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
 from harness.engine.former import Former, read_former
 from harness.engine.guests import GuestFactory, guest_for
 from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorLost
 from harness.engine.lane import LINGER_NS, Lane, Slots
+from harness.engine.launch import GuestParts
 from harness.engine.rundir import RunDirectory
 from harness.engine.settings import EngineSettings
-from harness.engine.sharing import following, share_out
-from harness.engine.tasks import Task, further_task, plans_before, starting_point, task_for
-from harness.errors import BenchError, ConfigurationError, InfrastructureError
+from harness.engine.sharing import share_out
+from harness.engine.strategy import Root
+from harness.engine.work import Outcome, Work
+from harness.errors import BenchError, InfrastructureError
 from harness.hosts.base import Host
-from harness.judge.verdict import INCONCLUSIVE, PRODUCT_FAULT, Verdict
+from harness.judge.verdict import Verdict
 from harness.listener import ListenerProcess
 from harness.plan import Plan
 
+if TYPE_CHECKING:
+    from harness.engine.bench_host import BenchUse
+
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""How often an update is tried whose verdict a stall of the harness made worthless."""
-
-LOST = 2
-"""How often an update is tried again that a guest was lost over: one that kills them is not to kill them all."""
-
-FINAL_NS = LINGER_NS + 500_000_000
-"""How long after an update is due its verdict is final: what arrived within 6 s has been read by then."""
 
 IMAGE_TIMEOUT = 600.0
 
 QUICK_BOOTS = 2
 """Bare and restored guests that start at once for each core: most of it is one process waiting for another."""
 
+__all__ = ["Engine", "Outcome"]
 
-@dataclass
-class Outcome:
-    """What has come of one plan; `final` once nothing can change it any more."""
 
-    plan: Plan
-    vm: str | None = None
-    verdict: Verdict | None = None
-    error: BenchError | None = None
-    replay: Path | None = None
-    attempts: int = 0
-    final: bool = False
-    due_ns: int = 0
-    listened_for: bool = False
-    """Whether the present attempt has been judged well, and a late event is still listened for."""
+class Ground(Protocol):
+    """How guests come to be where the bench has them."""
 
-    to_repeat: bool = False
-    """Whether another attempt is on its way, because something stood still during this one."""
+    def is_quick(self, spec: GuestSpec) -> bool:
+        """Whether a guest of this kind is there without a boot that takes a core for a second."""
+
+    def parts(self, spec: GuestSpec, number: int) -> GuestParts:
+        """What the lane of the `number`th guest of this kind needs."""
 
 
 class Engine:
@@ -72,7 +59,7 @@ class Engine:
     def __init__(
         self,
         bench: Bench,
-        host: Host,
+        host: Host | Root[BenchUse],
         settings: EngineSettings,
         *,
         on_verdict: Callable[[Verdict], object] = lambda verdict: None,
@@ -80,43 +67,38 @@ class Engine:
         self._bench = bench
         self._host = host
         self._settings = settings
-        self._on_verdict = on_verdict
-        self._changed = threading.Condition()
-        self._queues: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
-        self._again: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
-        self._following: set[str] = set()
-        self._own: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
-        self._shows: dict[str, datetime.datetime | None] = {}
-        self._outcomes: dict[str, Outcome] = {}
         self._lanes: list[Lane] = []
-        self._kinds: dict[str, str] = {}
-        self._alive: set[str] = set()
-        self._listened_for: dict[str, collections.deque[Outcome]] = collections.defaultdict(collections.deque)
+        self._lanes_lock = threading.Lock()
+        self._kinds = {guest.name: guest for guest in bench.guests}
         self._listening: ListenerProcess | None = None
         self._hypervisor: Hypervisor | None = None
-        self._beside: dict[tuple[str, str], Verdict] = {}
-        self._decided = 0
-        self._inconclusive = 0
+        self._ground: Ground | None = None
+        self._slots: dict[bool, Slots] = {}
         self._closed = False
-        self.aborting = False
-        """Whether the guests are being ended before their plans are done."""
-
-        self.errors: list[BenchError] = []
-        """Why guests were lost, in the order in which they were."""
-
         self.rundir = RunDirectory(
             settings.run_dir,
             settings.seed,
             {
-                "bench": {"file": str(bench.file), "name": bench.name},
+                "bench": {"file": str(bench.file), "name": bench.name, **host_details(bench)},
                 "rtc_base": bench.rtc.seconds,
                 "window_ns": round(bench.service.window * 1e9),
-                "estimate_tolerance": 0,
+                "estimate_tolerance": 1 if isinstance(host, Root) else 0,
                 **settings.details,
             },
             resume=settings.resume,
         )
         self._former = Former()
+        self._on_verdict = on_verdict
+        self._work = self._new_work()
+
+    def _new_work(self) -> Work:
+        return Work(
+            self.rundir,
+            self._former,
+            lambda plan: guest_for(self._bench, plan).name,
+            self._on_verdict,
+            self._lost,
+        )
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -127,61 +109,78 @@ class Engine:
         """
         if self._settings.resume:
             self._former = read_former(self.rundir.path, {plan.id for plan in plans}, LINGER_NS)
-            self._beside.update({(verdict.vm, verdict.item): verdict for verdict in self._former.beside})
-        for plan in plans:
-            self._plan(plan)
-        if not any(self._queues.values()):
+            self._work = self._new_work()
+        self._work.plan(plans)
+        if not self._work.waiting:
             return
-        for tasks in self._queues.values():
-            self._following |= following([task.plan for task in tasks])
         lanes = self._lanes_wanted()
-        kinds = {guest.name: guest for guest in self._bench.guests}
-        factory = GuestFactory(self._bench, self._host, self._settings, self.rundir, several=len(lanes) > 1)
         cores = os.cpu_count() or 1
         guests = threading.Semaphore(self._settings.guests)
-        slots = {
+        self._slots = {
             quick: Slots(guests, boots=threading.Semaphore(boots))
             for quick, boots in ((False, cores), (True, QUICK_BOOTS * cores))
         }
-        if any(kinds[kind].vrtc == "hv" for kind, _ in lanes):
-            self._hypervisor = Hypervisor(self._host, self.rundir.path, self._hypervisor_died)
-        with_ntp = {kind for kind, tasks in self._queues.items() if any(task.plan.ntp for task in tasks)}
-        factory.prepare([kinds[kind] for kind, _ in lanes], with_ntp, Deadline(IMAGE_TIMEOUT))
-        self._listening = ListenerProcess()
-        if self._hypervisor is not None:
-            self._hypervisor.await_ready(Deadline(READY_TIMEOUT))
+        with_ntp = {kind for kind, waiting in self._work.waiting.items() if any(plan.ntp for plan in waiting)}
+        self._prepare([self._kinds[kind] for kind, _ in lanes], with_ntp)
         for kind, number in lanes:
-            parts = factory.parts(kinds[kind], number, self._listening, self._hypervisor)
-            kind_slots = slots[factory.is_quick(kinds[kind])]
-            self._lanes.append(Lane(parts, self, self.rundir, kind_slots))
-            self._alive.add(parts.name)
-            self._kinds[parts.name] = kind
+            self._new_lane(kind, number)
         for lane in self._lanes:
             lane.start()
 
-    def _plan(self, plan: Plan) -> None:
-        """Something to do, or, where the run is resumed, the verdict that there is."""
-        guest = guest_for(self._bench, plan)
-        known = self._former.final.get(plan.id)
-        if known is not None:
-            self._outcomes[plan.id] = Outcome(plan, known.vm, known, final=True)
+    def _prepare(self, guests: Sequence[GuestSpec], with_ntp: Collection[str]) -> None:
+        """Have ready what guests are made of and what they stand on."""
+        deadline = Deadline(IMAGE_TIMEOUT)
+        if isinstance(self._host, Root):
+            from harness.engine.bench_guests import BenchFactory  # and nothing of it where guests are on this machine
+
+            bench_factory = BenchFactory(self._bench, self._host, self._settings, self.rundir)
+            bench_factory.prepare(guests, with_ntp, deadline)
+            self._ground = bench_factory
             return
-        self._outcomes[plan.id] = Outcome(plan)
-        self._queues[guest.name].append(task_for(plan, self._former.attempts.get(plan.id, 0) + 1))
+        factory = GuestFactory(self._bench, self._host, self._settings, self.rundir, several=len(guests) > 1)
+        if any(guest.vrtc == "hv" for guest in guests):
+            self._hypervisor = Hypervisor(self._host, self.rundir.path, self._hypervisor_died)
+        factory.prepare(guests, with_ntp, deadline)
+        self._listening = ListenerProcess()
+        if self._hypervisor is not None:
+            self._hypervisor.await_ready(Deadline(READY_TIMEOUT))
+        self._ground = factory.on(self._listening, self._hypervisor)
+
+    def _new_lane(self, kind: str, number: int) -> Lane:
+        assert self._ground is not None
+        spec = self._kinds[kind]
+        parts = self._ground.parts(spec, number)
+        lane = Lane(parts, self._work, self.rundir, self._slots[self._ground.is_quick(spec)])
+        self._work.add_lane(parts.name, kind)
+        with self._lanes_lock:
+            self._lanes.append(lane)
+        return lane
 
     def _lanes_wanted(self) -> list[tuple[str, int]]:
         """Kinds of guests, and which number of its kind each is."""
-        work = {kind: [task.plan for task in tasks] for kind, tasks in self._queues.items()}
+        alone = {kind for kind, spec in self._kinds.items() if spec.alone}
         count: collections.Counter[str] = collections.Counter()
         lanes = []
-        for kind in share_out(work, self._settings.guests):
+        for kind in share_out(self._work.waiting, self._settings.guests, alone):
             count[kind] = (count[kind] or self.rundir.last_number(kind)) + 1
             lanes.append((kind, count[kind]))
         return lanes
 
+    def _lost(self, lane: Lane, error: BenchError) -> tuple[Lane | None, BenchError]:
+        """A lane has ended by an error, with work left: on a bench another guest goes on, where there is hope."""
+        root = self._host
+        if not isinstance(root, Root) or not isinstance(error, InfrastructureError):
+            return None, error
+        if root.is_broken:
+            return None, root.broken()
+        kind = self._work.kind(lane.name)
+        if kind is None or self._work.aborting:
+            return None, error
+        return self._new_lane(kind, self.rundir.last_number(kind) + 1), error
+
     def _hypervisor_died(self, error: HypervisorLost) -> None:
         """At once, and once for all of its guests; from a thread of the hypervisor's."""
-        self._note_error("infrastructure", None, str(error))
+        self._work.note_error("infrastructure", None, str(error))
 
     def __enter__(self) -> Engine:
         return self
@@ -193,16 +192,14 @@ class Engine:
         """End all guests; with `abort` at once, else when the plans are done and listened out."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._work.closed = True
         try:
             if abort:
                 self._stop_lanes()
-            for lane in self._lanes:
-                lane.join()
+            self._join_lanes()
         except BaseException:  # Ctrl-C while waiting: the guests have to go all the same
             self._stop_lanes()
-            for lane in self._lanes:
-                lane.join()
+            self._join_lanes()
             raise
         finally:
             self._close_hypervisor()
@@ -216,42 +213,48 @@ class Engine:
             try:
                 self._hypervisor.close(Deadline(CLOSE_TIMEOUT))
             except InfrastructureError as error:
-                self._note_error("infrastructure", None, str(error))
+                self._work.note_error("infrastructure", None, str(error))
 
     def _stop_lanes(self) -> None:
-        self.aborting = True
-        for lane in self._lanes:
+        self._work.aborting = True
+        with self._lanes_lock:
+            lanes = list(self._lanes)
+        for lane in lanes:
             lane.stop()
+
+    def _join_lanes(self) -> None:
+        """One that ends may have left another one in its place."""
+        for lane in self._lanes:
+            lane.join()
 
     # -- what became of it -------------------------------------------------------------------------------
 
     def outcome(self, plan_id: str, timeout: float) -> Outcome | None:
         """The outcome of a plan once it is final; None when it is not within `timeout` seconds."""
-        deadline = Deadline(timeout)
-        with self._changed:
-            outcome = self._outcomes[plan_id]
-            while not outcome.final:
-                if not self._changed.wait(deadline.remaining) and deadline.expired:
-                    return None
-            return outcome
+        return self._work.outcome(plan_id, timeout)
 
     def finished(self, timeout: float) -> bool:
         """Whether every guest is gone, its plans done and listened out; waits up to `timeout` seconds for it."""
-        deadline = Deadline(timeout)
-        with self._changed:
-            while self._alive:
-                if not self._changed.wait(deadline.remaining) and deadline.expired:
-                    return False
-        return True
+        return self._work.finished(timeout)
 
     def beside(self) -> list[Verdict]:
         """The latest verdict on each update that no plan asked for, and on setting the RTC right at the end."""
-        with self._changed:
-            return list(self._beside.values())
+        return self._work.beside()
+
+    @property
+    def errors(self) -> list[BenchError]:
+        """Why guests were lost, in the order in which they were."""
+        return self._work.errors
+
+    @property
+    def aborting(self) -> bool:
+        """Whether the guests are being ended before their plans are done."""
+        return self._work.aborting
 
     def vrtc(self, vm: str) -> str | None:
         """Whose virtual RTC this guest of the run has."""
-        return next((kind.vrtc for kind in self._bench.guests if kind.name == self._kinds.get(vm)), None)
+        kind = self._kinds.get(self._work.kind(vm) or "")
+        return None if kind is None else kind.vrtc
 
     @property
     def former(self) -> Collection[Verdict]:
@@ -261,135 +264,17 @@ class Engine:
     @property
     def repeated(self) -> int:
         """How many decisions could not be made because something stood still."""
-        return self._inconclusive
+        return self._work.repeated
 
     @property
     def inconclusive_share(self) -> float:
         """Which part of all decisions could not be made because of the harness's own stalls."""
-        return self._inconclusive / self._decided if self._decided else 0.0
+        return self._work.inconclusive_share
 
-    # -- the desk of the lanes ---------------------------------------------------------------------------
 
-    def wants(self, lane: Lane) -> bool:
-        """Whether a task for a guest of the lane's kind waits."""
-        with self._changed:
-            return bool(self._queues[self._kinds[lane.name]])
-
-    def take(self, lane: Lane) -> Task | None:
-        """The next task for a guest of the lane's kind."""
-        with self._changed:
-            again, own, queue = self._again[lane.name], self._own[lane.name], self._queues[self._kinds[lane.name]]
-            tasks = again or own or queue
-            if not tasks:
-                return None
-            # An update is known to have been worth nothing when it is repeated: not when its guest died of it.
-            self._inconclusive += bool(again)
-            task = tasks.popleft()
-            while tasks is queue and queue and queue[0].plan.id in self._following:
-                own.append(queue.popleft())
-            if task.before is None and task.plan.start not in {None, self._shows.get(lane.name)}:
-                task = replace(task, before=starting_point(task.plan))
-            self._shows[lane.name] = task.plan.leaves
-            outcome = self._outcomes[task.plan.id]
-            outcome.vm, outcome.attempts = lane.name, task.attempt
-            outcome.verdict = outcome.error = None
-            outcome.listened_for = outcome.to_repeat = False
-            return task
-
-    def decided(self, lane: Lane, verdict: Verdict) -> None:
-        """Keep the verdict; see to a repetition where it is worthless; make the replay where it is bad."""
-        plan_id, _, attempt = verdict.item.partition("~")
-        with self._changed:
-            outcome = self._outcomes.get(plan_id)
-            if verdict.revision == 1:
-                self._decided += 1
-            if outcome is None:
-                self._beside[lane.name, verdict.item] = verdict
-            elif verdict.verdict == PRODUCT_FAULT:
-                self._keep_fault(lane, outcome, verdict)
-            elif not outcome.final and int(attempt or 1) == outcome.attempts:
-                self._keep(lane, outcome, verdict)
-            self._changed.notify_all()
-        self._on_verdict(verdict)
-
-    def _keep_fault(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
-        """A fault counts whenever it is found, of whatever attempt; one found after the test has passed, beside it."""
-        if outcome.final and (outcome.verdict is None or outcome.verdict.verdict != PRODUCT_FAULT):
-            self._beside[lane.name, verdict.item] = verdict
-            return
-        outcome.verdict = verdict
-        outcome.replay = self.rundir.save_replay(lane.name, [*plans_before(outcome.plan, lane.done), outcome.plan])
-        outcome.final = True
-
-    def _keep(self, lane: Lane, outcome: Outcome, verdict: Verdict) -> None:
-        outcome.verdict = verdict
-        outcome.due_ns = max((event.due_ns for event in verdict.expected), default=verdict.decided_ns)
-        if verdict.verdict != INCONCLUSIVE:
-            if not outcome.listened_for:
-                outcome.listened_for = True
-                self._listened_for[lane.name].append(outcome)
-        elif lane.failed or outcome.to_repeat:
-            pass  # its guest's end will say why; or it is on its way already
-        elif self._attempts_now(outcome) < ATTEMPTS and not self._closed:
-            outcome.to_repeat = True
-            self._again[lane.name].append(further_task(outcome.plan, outcome.attempts + 1, lane.done, again=True))
-        else:
-            self._inconclusive += 1
-            outcome.error = outcome.error or InfrastructureError(f"{verdict.item}: {verdict.diagnosis}")
-            outcome.final = True
-
-    def _attempts_now(self, outcome: Outcome) -> int:
-        """How often it was tried in this session: what an earlier one spent on it takes nothing from this one."""
-        return outcome.attempts - self._former.attempts.get(outcome.plan.id, 0)
-
-    def final_up_to(self, lane: Lane, now_ns: int) -> None:
-        """What was due 6 s ago and more is known for good."""
-        waiting = self._listened_for[lane.name]
-        if not waiting or now_ns < waiting[0].due_ns + FINAL_NS:
-            return
-        with self._changed:
-            while waiting and now_ns >= waiting[0].due_ns + FINAL_NS:
-                outcome = waiting.popleft()
-                if outcome.listened_for and not outcome.to_repeat:
-                    outcome.final = True
-            self._changed.notify_all()
-
-    def ended(self, lane: Lane, error: BenchError | None) -> None:
-        """A guest is gone: its outcomes are final; its work goes to others of its kind, or fails with the cause.
-
-        What it was at when it was lost is tried again by another one: then the loss costs no update.
-        """
-        if error is not None and not isinstance(error, HypervisorLost):
-            family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
-            self._note_error(family, lane.name, str(error))
-        with self._changed:
-            if error is not None:
-                self.errors.append(error)
-            self._alive.discard(lane.name)
-            kind = self._kinds[lane.name]
-            alone = not any(self._kinds[name] == kind for name in self._alive)
-            lost: list[Task] = []
-            for outcome in self._outcomes.values():
-                unfinished = outcome.vm == lane.name and not outcome.final
-                orphan = alone and outcome.vm is None and guest_for(self._bench, outcome.plan).name == kind
-                if not (unfinished or orphan):
-                    continue
-                if outcome.verdict is None or outcome.verdict.verdict == INCONCLUSIVE:
-                    cut_short = InfrastructureError(f"{outcome.plan.id}: the run was cut short")
-                    outcome.error = error or outcome.error or cut_short
-                    by_itself = isinstance(error, InfrastructureError) and not isinstance(error, HypervisorLost)
-                    if by_itself and self._attempts_now(outcome) <= LOST and not (alone or self.aborting):
-                        outcome.vm, outcome.to_repeat = None, True
-                        lost.append(further_task(outcome.plan, outcome.attempts + 1, lane.done))
-                        continue
-                outcome.final = True
-            self._queues[kind].extendleft(reversed([*lost, *self._own.pop(lane.name, ())]))
-            if alone:
-                self._queues[kind].clear()
-            self._changed.notify_all()
-
-    def _note_error(self, family: str, vm: str | None, text: str) -> None:
-        try:
-            self.rundir.add_error(family, vm, text)
-        except InfrastructureError:
-            log.error("%s", text)
+def host_details(bench: Bench) -> dict[str, str]:
+    """Of a bench on another host: which."""
+    host = bench.host
+    if host.kind == "local":
+        return {}
+    return {"host": f"ssh {host.address}" if host.kind == "ssh" else host.kind}

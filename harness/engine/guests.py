@@ -54,6 +54,8 @@ class GuestFactory:
     ) -> None:
         self._bench = bench
         self._host = host
+        self._listening: ListenerProcess | None = None
+        self._hypervisor: Hypervisor | None = None
         self._settings = settings
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
@@ -81,10 +83,10 @@ class GuestFactory:
             if guest.boots_from_disk:
                 login = guest.login or LoginSpec()
                 agent, version = prepare_agent(None, deadline)
-                self._disks[guest.name] = agent, _login(login)
+                self._disks[guest.name] = agent, login_of(login)
                 self._rundir.add_versions({"agent": version})
             elif guest.name not in self._images:
-                image = _image(guest, guest.name in with_ntp, deadline)
+                image = image_of(guest, guest.name in with_ntp, deadline)
                 self._images[guest.name] = image
                 self._rundir.add_versions(image.versions)
         for name, count in Counter(guest.name for guest in guests).items():
@@ -121,14 +123,15 @@ class GuestFactory:
         """Whether a guest of this kind is there without a boot that takes a core for a second."""
         return spec.system == "bare" or spec.name in self._snapshots
 
-    def parts(
-        self, spec: GuestSpec, number: int, listening: ListenerProcess, hypervisor: Hypervisor | None
-    ) -> GuestParts:
-        """What the lane of the `number`th guest of this kind needs.
+    def on(self, listening: ListenerProcess, hypervisor: Hypervisor | None) -> GuestFactory:
+        """This factory, with those of the run who listen to its guests, and who has the vRTC of some of them."""
+        self._listening, self._hypervisor = listening, hypervisor
+        return self
 
-        hypervisor: the run's, for a guest whose vRTC is the hypervisor's.
-        """
-        on_hv = hypervisor if spec.vrtc == "hv" else None
+    def parts(self, spec: GuestSpec, number: int) -> GuestParts:
+        """What the lane of the `number`th guest of this kind needs."""
+        assert self._listening is not None
+        on_hv = self._hypervisor if spec.vrtc == "hv" else None
         name = f"{spec.name}-{number}"
         folder = self._rundir.guest(name)
         service = self._socket(self._settings.service_socket, name, folder / "monitor.sock")
@@ -146,7 +149,7 @@ class GuestFactory:
         return GuestParts(
             name=name,
             folder=folder,
-            launch=LocalLaunch(self._host, listening, command),
+            launch=LocalLaunch(self._host, self._listening, command),
             boot_timeout=spec.boot_timeout,
             window_ns=round(self._bench.service.window * 1e9),
             estimate_tolerance=0,
@@ -224,12 +227,14 @@ def guest_for(bench: Bench, plan: Plan) -> GuestSpec:
     return kind
 
 
-def _image(spec: GuestSpec, with_ntp: bool, deadline: Deadline) -> GuestImage:
+def image_of(spec: GuestSpec, with_ntp: bool, deadline: Deadline) -> GuestImage:
+    """What a guest boots that has no system of the user's. Raises as `prepare_image`."""
     if spec.system == "bare":
         return prepare_bare_image(None, deadline)
     return prepare_image(ImageSpec(spec.kernel, spec.initrd, spec.append or "", with_ntp), None, deadline)
 
 
-def _login(spec: LoginSpec) -> Login:
+def login_of(spec: LoginSpec) -> Login:
+    """Who logs in, with his password. Raises ConfigurationError where that is not to be had."""
     password = read_password(spec.password_env, spec.password_file)
     return Login(spec.user, password, spec.login_prompt, spec.password_prompt, spec.shell_prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from harness.plan import Plan
 
@@ -15,16 +15,16 @@ _HWCLOCK_S = 1.5
 """hwclock waits for a whole second, and Linux binds its driver first."""
 
 
-def share_out(work: Mapping[str, Sequence[Plan]], guests: int) -> list[str]:
+def share_out(work: Mapping[str, Sequence[Plan]], guests: int, alone: Container[str] = ()) -> list[str]:
     """The kind of each guest to be started: first where most work waits for each guest.
 
     Every kind that has work gets one guest, even where these are more than `guests`; no kind gets more guests
-    than it has plans. The others go where work would take longest.
+    than it has plans, and those `alone` no second one. The others go where work would take longest.
     """
     seconds = {kind: sum(map(_seconds, plans)) for kind, plans in work.items() if plans}
     wanted = Counter(dict.fromkeys(seconds, 1))
     while wanted.total() < guests:
-        open_to = [kind for kind in seconds if wanted[kind] < len(work[kind])]
+        open_to = [kind for kind in seconds if wanted[kind] < len(work[kind]) and kind not in alone]
         if not open_to:
             break
         wanted[max(open_to, key=lambda kind: seconds[kind] / wanted[kind])] += 1

@@ -142,7 +142,8 @@ class Root(Generic[HostUse]):
         Raises BrokenBench where it has failed too often, and BenchError for what went wrong on the way up.
         """
         with self._climbing:
-            self._refuse_broken()
+            if self.is_broken:
+                raise self.broken()
             with self._changed:
                 if self._use is not None and self._use.failure is not None:
                     self._soiled = True
@@ -185,10 +186,10 @@ class Root(Generic[HostUse]):
         with self._climbing:
             self._let_go()
 
-    def _refuse_broken(self) -> None:
-        if self.is_broken:
-            assert self.first_cause is not None
-            raise BrokenBench(self.first_cause, self._most)
+    def broken(self) -> BrokenBench:
+        """What whoever still wants something of a broken bench is told."""
+        assert self.first_cause is not None
+        return BrokenBench(self.first_cause, self._most)
 
     def _leave(self) -> None:
         with self._changed:

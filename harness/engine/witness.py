@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.clock_map import ClockMap, Stamp
+from harness.clock_map import ClockLog, ClockMap, Stamp
 from harness.deadline import Deadline
-from harness.engine.rundir import append_line
+from harness.engine.rundir import append_line, disk_error
 from harness.errors import InfrastructureError
 from harness.guests.rtc_reading import RtcReading
 from harness.guests.steps import AgentReport
@@ -58,6 +57,7 @@ class BenchWitness:
         self._folder = folder
         self._about = about
         self._clock = ClockMap(keep=self._keep)
+        self._clock_log: ClockLog | None = None
         self._sampled_ns = 0
         self._last_ns = 0
         self._begun = self._ended = False
@@ -145,5 +145,11 @@ class BenchWitness:
         record["stamp_ns"] = self._last_ns = max(record["stamp_ns"], self._last_ns)  # as the lines stand
         append_line(self._folder / "witness.jsonl", record)
 
-    def _keep(self, record: Mapping[str, object]) -> None:
-        append_line(self._folder / "clock.jsonl", {"of": "guest", **record})
+    def _keep(self, record: dict[str, object]) -> None:
+        path = self._folder / "clock.jsonl"
+        try:
+            if self._clock_log is None:
+                self._clock_log = ClockLog(path, guest=self._about.vm)
+            self._clock_log(record)
+        except OSError as error:
+            raise disk_error(path, error) from error

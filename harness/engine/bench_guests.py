@@ -1,0 +1,107 @@
+"""Makes a lane's guest out of a bench on another host: image, launch, agent, login."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Container, Sequence
+
+from harness.bench import Bench, GuestSpec, LoginSpec
+from harness.deadline import Deadline
+from harness.engine.bench_host import BenchUse
+from harness.engine.bench_launch import BenchGuest, BenchLaunch, MakeGuest
+from harness.engine.guests import image_of, login_of
+from harness.engine.launch import GuestParts
+from harness.engine.rundir import RunDirectory
+from harness.engine.settings import EngineSettings
+from harness.engine.strategy import Root
+from harness.errors import ConfigurationError
+from harness.guests.agent_guest import AgentGuest
+from harness.guests.console import Console
+from harness.guests.disk import DiskGuest
+from harness.guests.image import GuestImage, prepare_agent
+from harness.guests.linux import LinuxGuest
+from harness.guests.login import Login
+
+_SLACK = 30.0
+"""Seconds on top of a bench's own, for what is brought to the host and for who listens there."""
+
+
+class BenchFactory:
+    """Knows how each of the bench's guests is made; what `GuestFactory` is for guests of this machine.
+
+    Raises ConfigurationError for options that are for this machine.
+    """
+
+    def __init__(self, bench: Bench, root: Root[BenchUse], settings: EngineSettings, rundir: RunDirectory) -> None:
+        self._bench = bench
+        self._root = root
+        self._rundir = rundir
+        self._images: dict[str, GuestImage] = {}
+        self._systems: dict[str, tuple[bytes, Login]] = {}
+        for option, value in (
+            ("--service-socket", settings.service_socket), ("--event-socket", settings.event_socket)
+        ):
+            if value is not None:
+                raise ConfigurationError(
+                    f"{option} {value}: the sockets of {bench.name} are on its host",
+                    hint="the bench file says where (device_model.monitor, service.judged); leave the option out",
+                )
+
+    def prepare(self, guests: Sequence[GuestSpec], with_ntp: Container[str], deadline: Deadline) -> None:
+        """Have ready what these guests start from, or what is brought into them. Raises as `GuestFactory.prepare`."""
+        for guest in guests:
+            if guest.own_system and guest.name not in self._systems:
+                agent, version = prepare_agent(None, deadline)
+                self._systems[guest.name] = agent, login_of(guest.login or LoginSpec())
+                self._rundir.add_versions({"agent": version})
+            elif not guest.own_system and guest.name not in self._images:
+                image = self._images[guest.name] = image_of(guest, guest.name in with_ntp, deadline)
+                self._rundir.add_versions(image.versions)
+
+    def is_quick(self, spec: GuestSpec) -> bool:
+        """Whether its boot takes none of this machine's processors."""
+        return True
+
+    def parts(self, spec: GuestSpec, number: int) -> GuestParts:
+        """What the lane of the `number`th guest of this kind needs."""
+        bench, name = self._bench, f"{spec.name}-{number}"
+        folder = self._rundir.guest(name)
+        nonce = secrets.token_hex(16)
+        image = self._images.get(spec.name)
+        details = {
+            "vrtc": spec.vrtc,
+            "system": spec.system,
+            "service": bench.service.judged,
+            "host": host_of(bench),
+            "vm_name": spec.vm_name or name,
+            "kernel": None if image is None else image.versions["kernel"],
+        }
+        about = BenchGuest(name, spec, bench, folder, nonce, image, self._maker(spec, nonce), details)
+        host = bench.host
+        boots = getattr(host, "boot_timeout", 0.0)
+        return GuestParts(
+            name=name,
+            folder=folder,
+            launch=BenchLaunch(self._root, about, self._rundir),
+            boot_timeout=boots + spec.boot_timeout + bench.quiet.timeout + bench.quiet.seconds + _SLACK,
+            window_ns=round(bench.service.window * 1e9),
+            estimate_tolerance=1,
+            details=details,
+            read_backs=False,  # an opinion of QEMU's RTC on ours, and there is no QEMU on a bench
+        )
+
+    def _maker(self, spec: GuestSpec, nonce: str) -> MakeGuest:
+        def make(console: Console) -> AgentGuest:
+            if spec.own_system:
+                agent, login = self._systems[spec.name]
+                return DiskGuest(console, nonce=nonce, hypervisor=spec.hypervisor, agent=agent, login=login)
+            kind = AgentGuest if spec.system == "bare" else LinuxGuest
+            return kind(console, nonce=nonce, hypervisor=spec.hypervisor)
+
+        return make
+
+
+def host_of(bench: Bench) -> str:
+    """A bench's host, as run.json names it."""
+    host = bench.host
+    return f"ssh {host.address}" if host.kind == "ssh" else host.kind

@@ -1,0 +1,140 @@
+"""The host of a bench in use: reserved, powered, reached, its observer there; all given back at the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from harness.bench import Bench, NestedHostSpec, SshHostSpec
+from harness.deadline import Deadline
+from harness.engine.strategy import Root
+from harness.errors import BenchError
+from harness.hosts.base import Host
+
+if TYPE_CHECKING:
+    from harness.hosts.power import Power
+
+CLOSE_TIMEOUT = 60.0
+
+
+class Listener(Protocol):
+    """One guest's event stream, as the observer on its host hears it."""
+
+    ended: str | None
+    failure: str | None
+
+    def connect(self, deadline: Deadline, given_up: Callable[[], bool] = ...) -> None:
+        """Register as the event client. Raises InfrastructureError."""
+
+    def close(self) -> None:
+        """Stop listening; the journal is complete then."""
+
+
+class Listening(Protocol):
+    """The observer on a host."""
+
+    @property
+    def failure(self) -> BenchError | None:
+        """Why it is heard no more."""
+
+    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = ...) -> Listener:
+        """For one guest."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class BenchUse:
+    """A host that guests can be started on, and the observer there."""
+
+    def __init__(self, host: Host, listening: Listening) -> None:
+        self.host = host
+        self.listening = listening
+
+    @property
+    def failure(self) -> BenchError | None:
+        """Why nothing can be done there any more: the link is lost, or the host hangs."""
+        return self.host.failure or self.listening.failure
+
+
+class BenchHosts:
+    """Takes a bench's host into use, again and again where it fails.
+
+    folder: of the run, for logs. What is held for the whole run, the reservation, is given back by `close`.
+    """
+
+    def __init__(self, bench: Bench, folder: Path) -> None:
+        self._bench = bench
+        self._folder = folder
+        self._kept = contextlib.ExitStack()
+        self._reserved = False
+        self._powered_on = False
+        self._power: Power | None = None
+        self.root: Root[BenchUse] = Root(self._take)
+
+    def __enter__(self) -> BenchHosts:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the host back; what the harness has switched on it switches off.
+
+        Raises BenchError naming what is left.
+        """
+        with self._kept:
+            try:
+                self.root.close()
+            finally:
+                if self._powered_on and self._power is not None:
+                    self._power.off(Deadline(CLOSE_TIMEOUT))
+                    self._powered_on = False
+
+    def _take(self, stack: contextlib.ExitStack, anew: bool, deadline: Deadline) -> BenchUse:
+        self._reserve(deadline)
+        self._switch_on(anew, deadline)
+        host = stack.enter_context(self._host())
+        from harness.listener.remote import RemoteListening
+
+        listening = RemoteListening(host, self._folder, deadline)
+        stack.callback(listening.close)
+        return BenchUse(host, listening)
+
+    def _reserve(self, deadline: Deadline) -> None:
+        if self._reserved or self._bench.reservation is None:
+            return
+        from harness.hosts.reservation import reservation_for
+
+        self._kept.enter_context(reservation_for(self._bench))
+        self._reserved = True
+
+    def _switch_on(self, anew: bool, deadline: Deadline) -> None:
+        """On, after a failure by way of off. Where nobody can say whether it was on it is left on at the end."""
+        if self._bench.power is None:
+            return
+        if self._power is None:
+            from harness.hosts.power import power_for
+
+            self._power = power_for(self._bench)
+            was_on = self._power.is_on()
+        else:
+            was_on = None
+        if anew:
+            self._power.off(deadline)
+        if anew or not was_on:
+            self._power.on(deadline)
+            self._powered_on = self._powered_on or was_on is False
+
+    def _host(self) -> Host:
+        spec = self._bench.host
+        if isinstance(spec, SshHostSpec):
+            from harness.hosts.ssh import SshHost
+
+            return SshHost(spec)
+        assert isinstance(spec, NestedHostSpec), "this machine is no bench's host"
+        from harness.hosts.nested import NestedHost
+
+        return NestedHost(spec, self._folder)
