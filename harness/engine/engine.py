@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness.bench import Bench, GuestSpec
 from harness.deadline import Deadline
+from harness.engine.climb import Climb
 from harness.engine.former import Former, read_former
 from harness.engine.guests import GuestFactory, guest_for
 from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorLost
@@ -126,6 +127,17 @@ class Engine:
             self._new_lane(kind, number)
         for lane in self._lanes:
             lane.start()
+
+    def climb(self, kind: str | None = None) -> Climb:
+        """A guest beside those that the plans are carried out on, in the state `off`; None: of the bench's first kind.
+
+        Whoever asks for it closes it before the engine. Raises ConfigurationError as `start`.
+        """
+        spec = self._kinds[kind] if kind is not None else self._bench.guests[0]
+        if self._ground is None:
+            self._prepare([spec], ())
+        assert self._ground is not None
+        return Climb(self._ground.parts(spec, self.rundir.last_number(spec.name) + 1), self.rundir)
 
     def _prepare(self, guests: Sequence[GuestSpec], with_ntp: Collection[str]) -> None:
         """Have ready what guests are made of and what they stand on."""
