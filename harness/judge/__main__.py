@@ -17,6 +17,7 @@ from harness.errors import (
     ConfigurationError,
     InfrastructureError,
 )
+from harness.judge.evidence import AGENTS_RECORD, TRACE
 from harness.judge.guest import GuestJudge
 from harness.judge.verdict import INCONCLUSIVE, MOST_INCONCLUSIVE, PRODUCT_FAULT, Verdict
 
@@ -38,9 +39,9 @@ def rejudge(run_dir: Path) -> list[Rejudged]:
     Raises ConfigurationError where run_dir is no run directory, OSError for a file not to be read or written.
     """
     settings = _settings(run_dir)
-    guests = sorted(path.parent for path in run_dir.glob("*/trace.log"))
+    guests = sorted({path.parent for name in (TRACE, AGENTS_RECORD) for path in run_dir.glob(f"*/{name}")})
     if not guests:
-        raise ConfigurationError(f"{run_dir} holds no guest's trace.log: not a run directory")
+        raise ConfigurationError(f"{run_dir} holds no guest's {TRACE} or {AGENTS_RECORD}: not a run directory")
     parameters, former = settings
     return [_rejudge_guest(guest, parameters, former=guest.name in former) for guest in guests]
 
@@ -94,6 +95,8 @@ def _print(guests: Sequence[Rejudged]) -> None:
     for guest in guests:
         for verdict in guest.verdicts:
             latency = "" if verdict.latency_ms is None else f"  {verdict.latency_ms:+.2f} ms"
+            if verdict.latency_ms is not None and verdict.uncertainty_ms is not None:
+                latency += f" +- {verdict.uncertainty_ms:.1f}"
             why = f"  {verdict.diagnosis}" if verdict.diagnosis else ""
             print(f"{guest.vm}  {verdict.item}  {verdict.verdict}{latency}{why}")
     for guest in guests:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.judge.journal import Journal, SeenEvent
-from harness.judge.payload import likeness
 from harness.judge.readings import Readings
 from harness.judge.updates import Chronicle, ExpectedEvent
 
@@ -157,10 +156,10 @@ class Attribution:
                 self._give(ordinal, number, Match(seen, part, exact=True, in_time=True, likeness=3))
 
     def _find_in_time(self, seen: SeenEvent) -> tuple[int, int] | None:
-        for number in self._updates_in_time(seen.t_ns):
+        for number in self._updates_in_time(seen.t_ns - seen.uncertainty_ns):
             events = self._chronicle.updates[number].events
             for part, wanted in enumerate(self._readings.wanted(number)):
-                if self._readings.in_time(events[part], seen.t_ns) and self._readings.is_exact(wanted, seen.payload):
+                if self._readings.in_time(events[part], seen) and self._readings.is_exact(wanted, seen.payload):
                     return number, part
         return None
 
@@ -211,8 +210,8 @@ class Attribution:
         best: tuple[int, Match] | None = None
         best_key: tuple[bool, bool, bool, bool, int, int] | None = None
         for number, part, event, wanted in self._candidates(seen.t_ns):
-            like = likeness(wanted, seen.payload)
-            in_time = self._readings.in_time(event, seen.t_ns)
+            like = self._readings.likeness(wanted, seen.payload)
+            in_time = self._readings.in_time(event, seen)
             until_ns = event.latest_ns + self._timing.linger_ns + MARGIN_NS
             if like < TELLING and not event.first_ns <= seen.t_ns <= until_ns:
                 continue
@@ -222,7 +221,9 @@ class Attribution:
                 best, best_key = (number, Match(seen, part, exact=False, in_time=in_time, likeness=like)), key
         if best is None or best_key is None:
             return None, None
-        told, _, lacks, in_time, _, _ = best_key
+        told, lacks_now, lacks, in_time, _, _ = best_key
         if not (told or lacks or in_time) and self._is_silent(seen.t_ns):
+            return None, None
+        if not (told or lacks_now) and not self._chronicle.coverage.covers(seen.t_ns, seen.uncertainty_ns):
             return None, None
         return best

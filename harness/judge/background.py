@@ -187,11 +187,14 @@ class Background:
             if not self._is_lone(stray.t_ns, now_ns, final=final):
                 break
             self._strays_from_ns = stray.t_ns + 1
-            nobody = self._docket.active_at(stray.t_ns, self._grace_ns) is None
+            uncovered = not self._chronicle.coverage.covers(stray.t_ns, stray.uncertainty_ns)
+            nobody = uncovered or self._docket.active_at(stray.t_ns, self._grace_ns) is None
             if nobody and not self._near_lone_defect(stray.t_ns):
                 name = f"background-event-{stray.ordinal + 1}"
-                doubts = self._evidence.doubts(stray.t_ns - self._attribution.reach_ns, stray.t_ns)
-                yield Case(name, self._evidence.vm, strays=[stray], distrust=doubts).verdict(now_ns)
+                reach_ns = self._attribution.reach_ns
+                doubts = [] if uncovered else self._evidence.doubts(stray.t_ns - reach_ns, stray.t_ns)
+                case = Case(name, self._evidence.vm, strays=[stray], distrust=doubts, uncovered=uncovered)
+                yield case.verdict(now_ns)
 
     def _near_lone_defect(self, t_ns: int) -> bool:
         withheld = self._chronicle.withheld[-64:]

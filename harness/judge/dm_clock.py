@@ -104,3 +104,36 @@ class DmClock:
         if change is None or change.new_time == before:
             return None
         return Withheld(BROKEN_UNHALT, change.new_time) if before == BROKEN else change
+
+    # -- the same clock in several possible worlds (worlds.py) ------------------------------------------------
+
+    @property
+    def ticks(self) -> bool:
+        """Whether time passes for it: not while it is halted, broken or without its divider."""
+        return not self.halted and self._base != BROKEN and self._divider_runs
+
+    def copy(self) -> DmClock:
+        """One that goes its own way from here."""
+        twin = object.__new__(DmClock)
+        twin._registers = bytearray(self._registers)
+        twin._base, twin._base_s, twin._before_halt = self._base, self._base_s, self._before_halt
+        return twin
+
+    def counted_from(self, second: int, *, same_clock: bool) -> None:
+        """Let seconds be counted from that one on. same_clock: go on as before, else what it shows is from then."""
+        if not self.ticks:
+            self._base_s = 0
+        elif same_clock:
+            self._base, self._base_s = self._base - self._base_s, 0
+        else:
+            self._base_s -= second
+
+    def state(self) -> tuple[object, ...]:
+        """All that decides what it will do: while its time is its own, the date's bytes are rewritten from it."""
+        registers = bytes(self._registers)
+        if not self.halted and self._base != BROKEN:
+            kept = bytearray(self._registers)
+            for index in (*dates.DATE_TIME, dates.DAY_OF_WEEK):
+                kept[index] = 0
+            registers = bytes(kept)
+        return registers, self._base, self._base_s, self._before_halt if self.halted else 0

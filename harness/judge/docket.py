@@ -53,6 +53,11 @@ class Docket:
         """When the last of the items known ended."""
         return max((item.end_ns for item in self._items[-_OVERLAPPING:]), default=0)
 
+    @property
+    def _slack_ns(self) -> int:
+        """A guest's own clock stamps on a bench: they may be wrong by more."""
+        return SPAN_SLACK_NS + self._chronicle.most_uncertain_ns
+
     def span(self, item: Item) -> tuple[int, int]:
         """When a write counts as the item's: within its own span, or a little more if that explains all."""
         known = self._spans.get(item.item) if self.is_current(item) else None
@@ -60,7 +65,8 @@ class Docket:
             return known
         strict = (item.start_ns, item.end_ns)
         if item.writes is not None and disagreement(item, self._writes(strict), final=True) is not None:
-            wide = (item.start_ns - SPAN_SLACK_NS, item.end_ns + SPAN_SLACK_NS)
+            slack_ns = self._slack_ns
+            wide = (item.start_ns - slack_ns, item.end_ns + slack_ns)
             if disagreement(item, self._writes(wide), final=True) is not None:
                 return strict
             strict = wide
@@ -95,7 +101,7 @@ class Docket:
     def items_of(self, first_ns: int, last_ns: int) -> list[Item]:
         """The items whose spans hold a moment from first_ns to last_ns."""
         found = []
-        end = bisect_right(self._starts, last_ns + SPAN_SLACK_NS)
+        end = bisect_right(self._starts, last_ns + self._slack_ns)
         for item in self._items[max(0, end - _OVERLAPPING) : end]:
             begin_ns, end_ns = self.span(item)
             if begin_ns <= last_ns and first_ns <= end_ns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.judge.agent import Item, read_item
+from harness.judge.agent_witness import AgentWitnessParser
 from harness.judge.docket import Docket
 from harness.judge.journal import Journal
 from harness.judge.models import MODELS
@@ -24,9 +25,11 @@ from harness.judge.witness import (
     WitnessParser,
 )
 
+TRACE, AGENTS_RECORD = "trace.log", "witness.jsonl"
+
 
 class Evidence:
-    """Witness, journal and agent's report of one guest, so far.
+    """Witness, journal and agent's report of one guest, so far. The witness is QEMU's trace or the agent's own record.
 
     new_items and disturbed_ns (moments that cast another light on what was near) collect until the
     caller empties them.
@@ -44,10 +47,16 @@ class Evidence:
         self.disturbed_ns: list[int] = []
         self._dir = vm_dir
         self._trace, self._events, self._agent = (
-            LineTail(vm_dir / name) for name in ("trace.log", "events.jsonl", "agent.jsonl")
+            LineTail(vm_dir / name) for name in (TRACE, "events.jsonl", "agent.jsonl")
         )
-        self._parser = WitnessParser()
+        self._parser: WitnessParser | AgentWitnessParser = WitnessParser()
         self._agent_line = 0
+        self._anchored_ns = 0
+
+    @property
+    def witness(self) -> Path:
+        """The file that the witness is read from."""
+        return self._trace.path
 
     def close(self) -> None:
         """Gives the files back."""
@@ -63,9 +72,18 @@ class Evidence:
             self._take_journal_line(line)
         for line in self._agent.read():
             self._take_item(line)
+        if self._parser.line == 0:
+            self._find_witness()
         for line in self._trace.read():
             for record in self._parser.feed(line):
                 self._take_record(record)
+
+    def _find_witness(self) -> None:
+        """A guest on a bench has its agent's record and no trace."""
+        if self._trace.path.name == TRACE and not self._trace.path.exists() and (self._dir / AGENTS_RECORD).exists():
+            self._trace = LineTail(self._dir / AGENTS_RECORD)
+            self._parser = AgentWitnessParser()
+            self.trust.log = self._trace.path
 
     @property
     def last_known_ns(self) -> int:
@@ -82,7 +100,8 @@ class Evidence:
         doubts = self.trust.against(from_ns, to_ns)
         if not doubts and not self.chronicle.started:
             doubts = ["the trace does not say from which time the vRTC began"]
-        return doubts
+        doubts = doubts + [text for t_ns, text in self.chronicle.doubts if from_ns <= t_ns <= to_ns]
+        return list(dict.fromkeys(doubts))
 
     def _take_record(self, record: Record) -> None:
         if isinstance(record, Access):
@@ -105,12 +124,16 @@ class Evidence:
             self.disturbed_ns.append(record.stamp_ns)
         elif isinstance(record, Ended):
             self.stream.ended(record.stamp_ns, record.reason)
+            self.chronicle.end(record.stamp_ns)
             self.disturbed_ns.append(record.stamp_ns)
         elif isinstance(record, Problem):
             self.trust.problem(record)
             self.disturbed_ns.append(record.stamp_ns)
 
     def _start(self, record: Started) -> None:
+        if record.anchor:
+            self._read_again(record)
+            return
         self.stream.started(record.stamp_ns)
         self.trust.known_again(record.stamp_ns)
         if record.vrtc not in MODELS:
@@ -123,9 +146,20 @@ class Evidence:
             self.trust.hopeless(
                 f"the device model's window is {record.window_ns} ns, the judge's {self.timing.window_ns} ns"
             )
-        if record.vm != self.vm:
+        if record.service is None and record.vm != self.vm:
             self.trust.hopeless(f"the device model's guest is {record.vm!r}, the run directory's {self.vm!r}")
         self.chronicle.start(record)
+        self._anchored_ns = record.stamp_ns
+
+    def _read_again(self, record: Started) -> None:
+        """An RTC that does not show what it was to show was moved by somebody whom the witness does not know."""
+        since_ns = self._anchored_ns
+        self._anchored_ns = record.stamp_ns
+        if self.chronicle.form is not None and not self.chronicle.anchor(record):
+            text = f"the guest read {record.rtc_time} from its RTC, which its own record does not explain"
+            self.trust.problem(Problem(since_ns, record.stamp_ns, text))
+            self.trust.known_again(record.stamp_ns)
+            self.disturbed_ns.append(record.stamp_ns)
 
     def _take_journal_line(self, line: str) -> None:
         incidents = len(self.journal.incidents)

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge import verdict as words
+from harness.judge.acrn_dm import ENDLESS_ALARM, MERGED, NEVER_STARTED, NO_TYPE, SURVIVED
 from harness.judge.agent import Item
+from harness.judge.forms import BROKEN_DATE_SUM
 from harness.judge.journal import Incident, SeenEvent
 from harness.judge.ruling import Ruling, duration
 from harness.judge.updates import Update, WithheldEvent
@@ -20,6 +22,19 @@ KNOWN_DEFECTS = {
 
 The hypervisor's has none: however odd a clock it is, what it announces is what it does, and so the right answer.
 """
+
+ACRN_DM_DEFECTS = {
+    BROKEN_DATE_SUM: "summed over a date that was none in between: last_time or delta_time is wrong, as is known",
+    MERGED: "the event did not come, and the next one carried the sums of both, as is known",
+    NEVER_STARTED: "no event ever came from this acrn-dm, whose event thread did not start, as is known",
+    SURVIVED: "what was pending when the service was restarted is in the first event after it, as is known",
+    NO_TYPE: "the type of the event was not set, so that it says nothing, as is known",
+    ENDLESS_ALARM: "the clock was set backwards with the alarm interrupt enabled: acrn-dm counts for ever, as is known",
+}
+"""Where acrn-dm's own event service is wrong, by name (ACRN.md, "Known traps")."""
+
+
+_UNCOVERED = "an event came while no witness told what the guest did"
 
 
 @dataclass
@@ -38,6 +53,7 @@ class Case:
     distrust: list[str] = field(default_factory=list)
     mode: str | None = None
     cut: bool = False
+    uncovered: bool = False
 
     def verdict(self, now_ns: int) -> Verdict:
         """The verdict: what cannot be trusted is inconclusive, else a fault counts more than an excuse."""
@@ -45,8 +61,12 @@ class Case:
         excuses = [excuse for ruling in self.rulings for excuse in ruling.excuses]
         failed = self.item is not None and not self.item.ok
         defect = self.withheld[0].defect if self.withheld else None
+        by_acrn_dm = next((name for ruling in self.rulings for name in ruling.defects), None)
+        spared = next((name for ruling in self.rulings for name in ruling.spared), None)
         if self.distrust:
             word, sentences, faults = words.INCONCLUSIVE, self.distrust, []
+        elif self.uncovered:
+            word, sentences, faults = words.INCONCLUSIVE, [_UNCOVERED], []
         elif faults:
             word = words.PRODUCT_FAULT
         elif failed or excuses:
@@ -55,6 +75,8 @@ class Case:
             sentences = agent + excuses
         elif defect is not None:
             word, sentences = words.KNOWN_DEFECT, [KNOWN_DEFECTS[defect]]
+        elif by_acrn_dm is not None:
+            word, defect, sentences = words.KNOWN_ACRN_DM_DEFECT, by_acrn_dm, [ACRN_DM_DEFECTS[by_acrn_dm]]
         else:
             word = words.PASS
         latencies = [latency for ruling in self.rulings for latency in ruling.latencies_ms]
@@ -76,10 +98,17 @@ class Case:
             ),
             latency_ms=round(max(latencies), 3) if latencies else None,
             ambiguous=any(update.cuts or update.events[0].first_ns < update.first_ns for update in self.updates),
-            cut=self.cut and word == words.INCONCLUSIVE and not self.distrust,
+            cut=(self.cut or self.uncovered) and word == words.INCONCLUSIVE and not self.distrust,
+            uncertainty_ms=self._uncertainty_ms(),
+            spared=spared if word == words.PASS else None,
+            uncovered=self.uncovered,
             extras={} if item is None else item.extras,
             decided_ns=now_ns,
         )
+
+    def _uncertainty_ms(self) -> float | None:
+        uncertain_ns = max((ruling.uncertain_ns for ruling in self.rulings if ruling.latencies_ms), default=0)
+        return round(uncertain_ns / 1e6, 3) if uncertain_ns else None
 
     def _findings(self) -> tuple[list[str], list[str], list[Seen]]:
         faults = [fault for ruling in self.rulings for fault in ruling.faults]
@@ -87,7 +116,8 @@ class Case:
         seen = [each for ruling in self.rulings for each in ruling.seen]
         for stray in self.strays:
             faults.append("unexplained")
-            seen.append(Seen(stray.t_ns, stray.payload, None, ("unexplained",)))
+            faults_of_it = () if self.uncovered else ("unexplained",)
+            seen.append(Seen(stray.t_ns, stray.payload, None, faults_of_it, stray.uncertainty_ns))
             sentences.append(self._on_stray(stray))
         for incident in self.incidents:
             faults.append(incident.fault)

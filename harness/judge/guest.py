@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.errors import InfrastructureError
+from harness.judge.acrn_dm import AcrnDmFaults
 from harness.judge.agent import Item, disagreement
 from harness.judge.attribution import Attribution
 from harness.judge.background import Background
@@ -66,9 +67,10 @@ class GuestJudge:
         self._evidence = Evidence(vm_dir, self._timing)
         self._docket, self._stream = self._evidence.docket, self._evidence.stream
         self._chronicle, self._journal = self._evidence.chronicle, self._evidence.journal
-        self._judgement = Judgement(self._timing, self._stream, estimate_tolerance)
         self._readings = Readings(self._chronicle, self._journal, vm=self.vm, tolerance=estimate_tolerance)
         self._attribution = Attribution(self._chronicle, self._journal, self._readings, self._is_silent)
+        acrn_dm = AcrnDmFaults(self._chronicle, self._journal, self._readings, self._attribution)
+        self._judgement = Judgement(self._timing, self._stream, estimate_tolerance, acrn_dm)
         self._background = Background(
             self._evidence, self._readings, self._attribution, self._judgement, background_after_ns
         )
@@ -96,7 +98,7 @@ class GuestJudge:
         return self._evidence.last_known_ns
 
     def refresh(self) -> None:
-        """Reads what is new in trace.log, events.jsonl and agent.jsonl.
+        """Reads what is new in trace.log (on a bench: witness.jsonl), events.jsonl and agent.jsonl.
 
         Raises OSError where one of them is there and cannot be read.
         """
@@ -176,6 +178,8 @@ class GuestJudge:
 
     def _assign(self, *, everything: bool = False) -> None:
         changed = self._attribution.assign(everything=everything)
+        if self._chronicle.form is not None:  # what an update's event is may explain why the one before it had none
+            changed |= {number - 1 for number in changed if number}
         for number in changed:
             for item in self._docket.items_of_update(number):
                 self._dirty[item.item] = item
@@ -264,14 +268,20 @@ class GuestJudge:
 
     def _strays_of(self, item: Item) -> list[SeenEvent]:
         strays = self._attribution.strays(item.start_ns, item.end_ns + self._timing.grace_ns)
-        return [stray for stray in strays if self._docket.active_at(stray.t_ns, self._timing.grace_ns) is item]
+        covers = self._chronicle.coverage.covers
+        return [
+            stray
+            for stray in strays
+            if self._docket.active_at(stray.t_ns, self._timing.grace_ns) is item
+            and covers(stray.t_ns, stray.uncertainty_ns)
+        ]
 
     def _conflict(self, item: Item, writes: list[Access], *, final: bool) -> str | None:
         """The contradiction of agent and witness, recorded once as an infrastructure error (rule 7)."""
         conflict = disagreement(item, writes, final=final)
         if conflict is not None and item.item not in self._contradicted:
             self._contradicted.add(item.item)
-            self._evidence.trust.note(f"item {item.item}: {conflict}", self._dir / "trace.log")
+            self._evidence.trust.note(f"item {item.item}: {conflict}", self._evidence.witness)
         return conflict
 
     def _emit(self, verdict: Verdict) -> list[Verdict]:

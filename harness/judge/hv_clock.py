@@ -73,6 +73,36 @@ class HvClock:
         time = dates.decode(self._bytes, self._bytes[REGISTER_B], last_year_byte=0xFF, last_year=LAST_YEAR)
         return BROKEN if time is None else time
 
+    # -- the same clock in several possible worlds (worlds.py) ------------------------------------------------
+
+    @property
+    def ticks(self) -> bool:
+        """Whether time passes for it: never, where it began with no date."""
+        return self._base > 0
+
+    def copy(self) -> HvClock:
+        """One that goes its own way from here."""
+        twin = object.__new__(HvClock)
+        twin._bytes = bytearray(self._bytes)
+        twin._base, twin._start_ns, twin._offset = self._base, self._start_ns, self._offset
+        twin._last_told = BROKEN
+        return twin
+
+    def set_format(self, register_b: int, time: int) -> None:
+        """What a guest found in B, and the date as its reads left it."""
+        self._bytes[REGISTER_B] = register_b
+        if time >= 0:
+            dates.encode(time, self._bytes, register_b)
+
+    def counted_from(self, second: int) -> None:
+        """Let seconds be counted from that one on."""
+        self._offset = _signed32(self._offset + second)
+        self._last_told = BROKEN
+
+    def state(self) -> tuple[object, ...]:
+        """All that decides what it will do."""
+        return bytes(self._bytes), self._base + self._offset if self.ticks else BROKEN
+
 
 def _signed32(number: int) -> int:
     """The hypervisor counts seconds in 32 bits."""

@@ -10,11 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SeenEvent:
-    """One JSON object as received; ordinal: its place in the journal's list of objects, from 0."""
+    """One JSON object as received; ordinal: its place in the journal's list of objects, from 0.
+
+    uncertainty_ns: how far t_ns may be wrong, where another machine's clock stamped it.
+    """
 
     t_ns: int
     ordinal: int
     payload: Any
+    uncertainty_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Journal:
     attests: whether the listener says now and then that it is alive: then it was, until last_ns, and no longer.
     unread_spans: (from, to) of the times of which lines could not be read; to is None until another line is.
     open_spans: (from, to) of the times during which the listener was registered; to is None while it is.
+    most_uncertain_ns: the largest uncertainty of an event's arrival.
     """
 
     def __init__(self) -> None:
@@ -73,6 +78,7 @@ class Journal:
         self.attests = False
         self.ended_ns: int | None = None
         self.last_ns = 0
+        self.most_uncertain_ns = 0
         self._line = 0
 
     def feed(self, line: str) -> str | None:
@@ -104,7 +110,7 @@ class Journal:
         self.attests |= kind == "alive"
         if kind == "object":
             if not is_other_event(record["event"]):
-                self._add(t_ns, record["event"])
+                self._add(t_ns, record["event"], record.get("uncertainty_ns", 0))
         elif kind == "garbage":
             self.incidents.append(Incident(t_ns, "garbage", str(record.get("hex", ""))))
         elif kind == "closed":
@@ -119,9 +125,11 @@ class Journal:
             self.open_spans[-1] = (t_ns, None)
         self.last_ns = max(self.last_ns, t_ns)
 
-    def _add(self, t_ns: int, payload: Any) -> None:
+    def _add(self, t_ns: int, payload: Any, uncertainty_ns: int) -> None:
         arrival_ns = max(t_ns, self.times[-1]) if self.times else t_ns
-        self.seen.append(SeenEvent(arrival_ns, len(self.seen), payload))
+        if uncertainty_ns:
+            self.most_uncertain_ns = max(self.most_uncertain_ns, int(uncertainty_ns))
+        self.seen.append(SeenEvent(arrival_ns, len(self.seen), payload, uncertainty_ns))
         self.times.append(arrival_ns)
         if t_ns < arrival_ns:
             raise ValueError(f"an event's arrival {t_ns} lies before the one before it")

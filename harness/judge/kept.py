@@ -50,12 +50,22 @@ def verdict_of(record: Mapping[str, Any], window_ns: int) -> Verdict:
         defect=record["defect"],
         expected=tuple(_expected(each, timing) for each in record["expected"]),
         seen=tuple(
-            Seen(each["t_ns"], each["event"], each["after_due_ms"], tuple(each["faults"])) for each in record["seen"]
+            Seen(
+                each["t_ns"],
+                each["event"],
+                each["after_due_ms"],
+                tuple(each["faults"]),
+                each.get("uncertainty_ns", 0),
+            )
+            for each in record["seen"]
         ),
         writes=tuple((stamp, index, value, announced) for stamp, index, value, announced in record["writes"]),
         latency_ms=record["latency_ms"],
         ambiguous=record.get("ambiguous") is True,
         cut=record.get("cut") is True,
+        uncertainty_ms=record.get("uncertainty_ms"),
+        spared=record.get("spared"),
+        uncovered=record.get("uncovered") is True,
         extras={name: value for name, value in record.items() if name not in _OWN},
         revision=int(record["revision"]),
         decided_ns=int(record["decided_ns"]),
@@ -69,7 +79,8 @@ def last_heard_ns(path: Path) -> int:
 
 def _expected(record: Mapping[str, Any], timing: Timing) -> ExpectedEvent:
     arrival_ns = max(record["last_ns"], record["last_arrival_ns"])
-    return ExpectedEvent(**record, latest_ns=arrival_ns + timing.grace_ns)
+    told = {name: value for name, value in record.items() if name != "or"}
+    return ExpectedEvent(**told, latest_ns=arrival_ns + timing.grace_ns + record.get("uncertainty_ns", 0))
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:

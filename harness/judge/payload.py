@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
-
-from harness.judge.updates import ExpectedEvent
+from typing import Any, Protocol
 
 Payload = Any
 """Whatever JSON value came; an event is an object, but what is judged may be anything."""
@@ -14,7 +12,24 @@ IDENTIFYING = ("last_time", "new_time", "delta_time")
 _TIMES = frozenset(IDENTIFYING)
 
 
-def payload_of(expected: ExpectedEvent, source: str, vm: str) -> dict[str, object]:
+class Settled(Protocol):
+    """What is known of a settled event."""
+
+    @property
+    def last_time(self) -> int | None: ...  # noqa: D102
+    @property
+    def new_time(self) -> int: ...  # noqa: D102
+    @property
+    def delta_time(self) -> int | None: ...  # noqa: D102
+    @property
+    def raw_events(self) -> int: ...  # noqa: D102
+    @property
+    def estimated(self) -> bool: ...  # noqa: D102
+    @property
+    def lost(self) -> bool: ...  # noqa: D102
+
+
+def payload_of(expected: Settled, source: str, vm: str) -> dict[str, object]:
     """The JSON object that must come for this expectation, key by key."""
     payload: dict[str, object] = {
         "vm_event": 0,
@@ -44,10 +59,11 @@ def likeness(wanted: dict[str, object], got: Payload) -> int:
     return sum(1 for key in IDENTIFYING if _same(wanted[key], got.get(key, _ABSENT)))
 
 
-def differences(wanted: dict[str, object], got: Payload, tolerance: int = 0) -> list[str]:
+def differences(wanted: dict[str, object], got: Payload, tolerance: int = 0, extra: int = 0) -> list[str]:
     """One sentence for each field that is wrong; empty where the object is as it must be.
 
-    tolerance: seconds by which last_time and delta_time of an estimated event may differ.
+    tolerance: seconds by which last_time and delta_time of an estimated event may differ. extra: seconds by which all
+    times may, besides.
     """
     if not isinstance(got, dict):
         return [f"not a JSON object but {_shown(got)}"]
@@ -56,13 +72,19 @@ def differences(wanted: dict[str, object], got: Payload, tolerance: int = 0) -> 
     for key, value in wanted.items():
         if key not in got:
             found.append(f"{key} is missing, expected {_shown(value)}")
-        elif not _same(value, got[key], slack if key in ("last_time", "delta_time") else 0):
+        elif not _same(value, got[key], _slack(key, slack, extra)):
             found.append(_difference(key, value, got[key]))
     found += [f"unexpected key {key} = {_shown(got[key])}" for key in got if key not in wanted]
     return found
 
 
 _ABSENT = object()
+
+
+def _slack(key: str, estimates: int, extra: int) -> int:
+    if key not in _TIMES:
+        return 0
+    return extra if key == "new_time" else extra + estimates
 
 
 def _same(value: object, got: object, slack: int = 0) -> bool:

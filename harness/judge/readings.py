@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from harness.judge.journal import Journal
-from harness.judge.payload import Payload, differences, is_exact, payload_of
+from harness.judge.forms import Wanted
+from harness.judge.journal import Journal, SeenEvent
+from harness.judge.payload import Payload, differences, is_exact, likeness, payload_of
 from harness.judge.updates import MOST_CUTS, Chronicle, ExpectedEvent, RawEvent, Update, event_of
 
 
@@ -23,8 +24,14 @@ class Readings:
         found = self._wanted.get(number)
         if found is None:
             events = self._chronicle.updates[number].events
-            found = self._wanted[number] = [payload_of(event, self._chronicle.source, self._vm) for event in events]
+            found = self._wanted[number] = [self._wanted_of(event) for event in events]
         return found
+
+    def _wanted_of(self, event: ExpectedEvent) -> dict[str, object]:
+        if event.options and self._chronicle.form is not None:
+            form = self._chronicle.form
+            return Wanted(event, form, form.vm, self._tolerance)
+        return payload_of(event, self._chronicle.source, self._vm)
 
     def forget(self, number: int) -> None:
         """The update has other events now."""
@@ -32,13 +39,22 @@ class Readings:
 
     def is_exact(self, wanted: dict[str, object], payload: Payload) -> bool:
         """Whether an object is what must come, but for the tolerance on estimated times."""
+        if isinstance(wanted, Wanted):
+            return wanted.is_exact(payload)
         if self._tolerance and "estimated" in wanted:
             return not differences(wanted, payload, self._tolerance)
         return is_exact(wanted, payload)
 
-    def in_time(self, event: ExpectedEvent, t_ns: int) -> bool:
-        """Whether t_ns is neither early nor late."""
-        return event.due_ns - self._chronicle.timing.early_ns <= t_ns <= event.latest_ns
+    @staticmethod
+    def likeness(wanted: dict[str, object], payload: Payload) -> int:
+        """How many of the identifying fields are as they must be, from 0 to 3."""
+        return wanted.likeness(payload) if isinstance(wanted, Wanted) else likeness(wanted, payload)
+
+    def in_time(self, event: ExpectedEvent, seen: SeenEvent) -> bool:
+        """Whether it came neither early nor late, as far as the stamps tell."""
+        may_be_off_ns = event.uncertainty_ns + seen.uncertainty_ns
+        early_ns = event.due_ns - self._chronicle.timing.early_ns - may_be_off_ns
+        return early_ns <= seen.t_ns <= event.latest_ns + seen.uncertainty_ns
 
     def choose(self, from_ns: int) -> set[int]:
         """Chooses anew where something is new since from_ns; returns the updates now read otherwise."""
@@ -119,10 +135,11 @@ class Readings:
 
     def _heard(self, event: ExpectedEvent) -> bool:
         """Whether exactly this event came in time."""
-        times = self._journal.times
-        first = bisect_left(times, event.due_ns - self._chronicle.timing.early_ns)
-        end = bisect_right(times, event.latest_ns)
+        times, most_ns = self._journal.times, self._journal.most_uncertain_ns
+        early_ns = self._chronicle.timing.early_ns + event.uncertainty_ns + most_ns
+        first = bisect_left(times, event.due_ns - early_ns)
+        end = bisect_right(times, event.latest_ns + most_ns)
         if first == end:
             return False
-        wanted = payload_of(event, self._chronicle.source, self._vm)
+        wanted = self._wanted_of(event)
         return any(self.is_exact(wanted, self._journal.seen[place].payload) for place in range(first, end))

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from harness.judge.acrn_dm import AcrnDmFaults
 from harness.judge.attribution import TELLING, Match
+from harness.judge.forms import Wanted
 from harness.judge.payload import differences
 from harness.judge.stream import Stream
 from harness.judge.updates import ExpectedEvent, SilentMove, Timing, Update
@@ -24,10 +26,17 @@ LAG_NS = 20_000_000
 WORK_NS = 5_000_000
 """What a write may take from the trace to the service."""
 
+MOST_UNCERTAIN_NS = 20_000_000
+"""Where the stamps of a write and its event may together be wrong by more, nothing is called early or late."""
+
 
 @dataclass
 class Ruling:
-    """What is to be said of one update. waiting_until_ns: before then absence and lateness look alike."""
+    """What is to be said of one update. waiting_until_ns: before then absence and lateness look alike.
+
+    uncertain_ns: how far a latency may be wrong. defects, spared: acrn-dm's that occurred, and those that did not
+    where they would have.
+    """
 
     faults: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
@@ -35,11 +44,19 @@ class Ruling:
     seen: list[Seen] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     waiting_until_ns: int | None = None
+    uncertain_ns: int = 0
+    defects: list[str] = field(default_factory=list)
+    spared: list[str] = field(default_factory=list)
 
 
 def duration(ns: int) -> str:
     """A time for a person: "312 ms" or "1.85 s"."""
     return f"{ns / 1e6:.0f} ms" if abs(ns) < 1_000_000_000 else f"{ns / 1e9:.2f} s"
+
+
+def _give_or_take(ns: int) -> str:
+    """How far a time may be wrong; nothing where it is not."""
+    return f" (+- {ns / 1e6:.1f} ms)" if ns else ""
 
 
 def _told_moves(moves: Sequence[SilentMove]) -> str:
@@ -51,10 +68,11 @@ def _told_moves(moves: Sequence[SilentMove]) -> str:
 class Judgement:
     """The rules of ARCHITECTURE.md ("The judge's rules", 1, 2 and 5) applied to one guest's updates."""
 
-    def __init__(self, timing: Timing, stream: Stream, tolerance: int) -> None:
+    def __init__(self, timing: Timing, stream: Stream, tolerance: int, acrn_dm: AcrnDmFaults | None = None) -> None:
         self._timing = timing
         self._stream = stream
         self._tolerance = tolerance
+        self._acrn_dm = acrn_dm
 
     def rule(
         self,
@@ -72,10 +90,14 @@ class Judgement:
         for part, event in enumerate(update.events):
             own = [match for match in matches if match.part == part]
             sentences = len(ruling.sentences)
-            if self._dies_with_service(update, event):
+            if event.undecidable is not None:
+                ruling.excuses.append(event.undecidable)
+            elif self._dies_with_service(update, event):
                 self._rule_dead(ruling, event, own, update.ended_by_restart_ns)
             elif own:
-                self._rule_heard(ruling, event, own, wanted[part], now_ns)
+                self._rule_heard(ruling, update, event, own, wanted[part], now_ns)
+            elif event.optional:
+                pass  # the change may have been none: the clock may have ticked to what was written
             else:
                 self._rule_absent(ruling, update, event, now_ns)
             if several:
@@ -145,6 +167,10 @@ class Judgement:
         if now_ns is not None and self._stream.attested_ns(now_ns) < told_ns:
             ruling.waiting_until_ns = max(told_ns, ruling.waiting_until_ns or 0)
             return
+        defect = None if self._acrn_dm is None else self._acrn_dm.why_absent(update)
+        if defect is not None:
+            ruling.defects.append(defect)
+            return
         ruling.faults.append("missing")
         heard_ns = told_ns - event.due_ns
         ruling.sentences.append(f"no event came, awaited until {duration(heard_ns)} after it was due")
@@ -152,6 +178,7 @@ class Judgement:
     def _rule_heard(
         self,
         ruling: Ruling,
+        update: Update,
         event: ExpectedEvent,
         own: Sequence[Match],
         wanted: dict[str, object],
@@ -159,14 +186,34 @@ class Judgement:
     ) -> None:
         first = self._proper(event, own)
         for match in own:
-            wrong = [] if match.exact else differences(wanted, match.seen.payload, self._tolerance)
+            wrong = [] if match.exact else self._differences(wanted, match)
             if match is first:
+                if isinstance(wanted, Wanted):
+                    wrong = self._excused_by_defect(ruling, update, wanted, match, wrong)
                 faults = self._rule_proper(ruling, event, match, wrong)
                 if "late" in faults and now_ns is not None and now_ns < match.seen.t_ns + NOTICE_NS:
                     ruling.waiting_until_ns = max(match.seen.t_ns + NOTICE_NS, ruling.waiting_until_ns or 0)
             else:
                 faults = self._rule_further(ruling, event, first, match, wrong)
             self._add_seen(ruling, event, match, faults)
+
+    def _differences(self, wanted: dict[str, object], match: Match) -> list[str]:
+        if isinstance(wanted, Wanted):
+            return wanted.differences(match.seen.payload)
+        return differences(wanted, match.seen.payload, self._tolerance)
+
+    def _excused_by_defect(
+        self, ruling: Ruling, update: Update, wanted: Wanted, match: Match, wrong: list[str]
+    ) -> list[str]:
+        """What is wrong with an event beside what acrn-dm is known for; that is noted."""
+        finding = wanted.finding(match.seen.payload)
+        if finding is not None:
+            ruling.defects += [] if finding.defect is None else [finding.defect]
+            ruling.spared += [] if finding.spared is None else [finding.spared]
+        elif self._acrn_dm is not None and (defect := self._acrn_dm.why_wrong(update, match)) is not None:
+            ruling.defects.append(defect)
+            return []
+        return wrong
 
     def _proper(self, event: ExpectedEvent, own: Sequence[Match]) -> Match:
         """The one that is taken for the update's event; all others are too many."""
@@ -183,15 +230,23 @@ class Judgement:
 
     def _rule_proper(self, ruling: Ruling, event: ExpectedEvent, match: Match, wrong: Sequence[str]) -> tuple[str, ...]:
         t_ns, faults = match.seen.t_ns, []
-        if t_ns < event.due_ns - self._timing.early_ns:
+        may_be_off_ns = event.uncertainty_ns + match.seen.uncertainty_ns
+        ruling.uncertain_ns = max(ruling.uncertain_ns, may_be_off_ns)
+        early = t_ns < event.due_ns - self._timing.early_ns - may_be_off_ns
+        late = t_ns > event.latest_ns + match.seen.uncertainty_ns
+        if (early or late) and may_be_off_ns > MOST_UNCERTAIN_NS:
+            off = f"the stamps may be wrong by {duration(may_be_off_ns)}"
+            how = f"{duration(event.due_ns - t_ns)} early" if early else f"{duration(t_ns - event.due_ns)} late"
+            ruling.excuses.append(f"the event seems {how}, but {off}")
+        elif early:
             faults.append("early")
-            ruling.sentences.append(f"event {duration(event.due_ns - t_ns)} early")
-        elif t_ns > event.latest_ns:
+            ruling.sentences.append(f"event {duration(event.due_ns - t_ns)} early{_give_or_take(may_be_off_ns)}")
+        elif late:
             if self._stream.lateness_is_ours(event, t_ns):
                 ruling.excuses.append("this machine stood still while the event was due")
             else:
                 faults.append("late")
-                ruling.sentences.append(f"event {duration(t_ns - event.due_ns)} late")
+                ruling.sentences.append(f"event {duration(t_ns - event.due_ns)} late{_give_or_take(may_be_off_ns)}")
         elif self._stream.may_have_been_early(event, t_ns):
             ruling.excuses.append("the harness stood still from before the event was due until it was there")
         if wrong:
@@ -210,7 +265,8 @@ class Judgement:
             faults, text = ["unexplained"], f"an event that no update explains {when} proper one"
         else:
             faults = ["duplicate"]
-            early = match.seen.t_ns < event.due_ns - self._timing.early_ns
+            may_be_off_ns = event.uncertainty_ns + match.seen.uncertainty_ns
+            early = match.seen.t_ns < event.due_ns - self._timing.early_ns - may_be_off_ns
             if early:
                 faults.append("early")
             text = f"second event {when} first" if apart_ns >= 0 else f"another event {when} proper one"
@@ -224,6 +280,6 @@ class Judgement:
 
     def _add_seen(self, ruling: Ruling, event: ExpectedEvent, match: Match, faults: tuple[str, ...]) -> None:
         after_ms = (match.seen.t_ns - event.due_ns) / 1e6
-        ruling.seen.append(Seen(match.seen.t_ns, match.seen.payload, after_ms, faults))
+        ruling.seen.append(Seen(match.seen.t_ns, match.seen.payload, after_ms, faults, match.seen.uncertainty_ns))
         if faults == ("unexplained",) and "unexplained" not in ruling.faults:
             ruling.faults.append("unexplained")

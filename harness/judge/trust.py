@@ -12,10 +12,11 @@ STEP_NEARBY_NS = 2_000_000_000
 
 
 class Trust:
-    """Doubts about one guest's evidence, by time."""
+    """Doubts about one guest's evidence, by time. log: the file that its errors name."""
 
     def __init__(self, vm_dir: Path) -> None:
         self._dir = vm_dir
+        self.log = vm_dir / "trace.log"
         self._new: list[InfrastructureError] = []
         self._hopeless: list[str] = []
         self._problems: list[Problem] = []
@@ -32,7 +33,7 @@ class Trust:
         """Nothing this guest does can be judged."""
         if text not in self._hopeless:
             self._hopeless.append(text)
-            self.note(text, self._dir / "trace.log")
+            self.note(text, self.log)
 
     def problem(self, problem: Problem) -> None:
         """A part of the trace not to be trusted; a suspected one only if no clock step explains it."""
@@ -90,4 +91,4 @@ class Trust:
 
     def _confirm(self, problem: Problem) -> None:
         self._problems.append(problem)
-        self.note(problem.text, self._dir / "trace.log")
+        self.note(problem.text, self.log)

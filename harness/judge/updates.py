@@ -2,119 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.judge.chain import Chain
+from harness.judge.coverage import Coverage
+from harness.judge.expected import ExpectedEvent, RawEvent, Timing, expected_event, latest_ns
 from harness.judge.models import MODELS, Model
-from harness.judge.outcomes import Announced, Moved, Withheld
+from harness.judge.outcomes import Announced, Moved, Outcome, Withheld
+from harness.judge.phase import Moment
+from harness.judge.possible import event_of, raw_of
 from harness.judge.witness import Access, ServiceRestart, Started, SystemReset
+from harness.judge.worlds import Possible, WorldsModel
+
+__all__ = ["Chronicle", "ExpectedEvent", "RawEvent", "SilentMove", "Timing", "Update", "WithheldEvent", "event_of"]
 
 AMBIGUOUS_NS = 50_000_000
-"""A gap this close to the window may be read as one update or as two: both readings are admitted."""
+"""A gap this close to the window may be read as one update or as two: both readings are admitted. On a bench the
+uncertainties of the two stamps come on top."""
 
 MOST_CUTS = 8
 """So many ambiguous gaps are looked at in a run; beyond them plain arithmetic decides, lest a guest that
 writes every second costs ever more."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The judge's times, all in nanoseconds (ARCHITECTURE.md, "The judge's rules")."""
-
-    window_ns: int = 1_000_000_000
-    early_ns: int = 1_000_000
-    late_ns: int = 150_000_000
-    linger_ns: int = 6_000_000_000
-
-    @property
-    def grace_ns(self) -> int:
-        """For how long after a write an event for it may come in time."""
-        return self.window_ns + self.late_ns
-
-
-@dataclass(frozen=True)
-class RawEvent:
-    """One announcing write, linked into the chain. write_no: its place in the list of all writes."""
-
-    write_no: int
-    stamp_ns: int
-    arrival_ns: int
-    before: int | None
-    after: int
-    delta: int | None
-    estimated: bool
-    lost: bool
-
-
-@dataclass(frozen=True)
-class ExpectedEvent:
-    """One settled event that must come, and when."""
-
-    last_time: int | None
-    new_time: int
-    delta_time: int | None
-    raw_events: int
-    estimated: bool
-    lost: bool
-    first_ns: int
-    last_ns: int
-    due_ns: int
-    last_arrival_ns: int
-    latest_ns: int
-
-    def as_json(self) -> dict[str, object]:
-        """The expectation as verdicts.jsonl holds it."""
-        return {
-            "last_time": self.last_time,
-            "new_time": self.new_time,
-            "delta_time": self.delta_time,
-            "raw_events": self.raw_events,
-            "estimated": self.estimated,
-            "lost": self.lost,
-            "first_ns": self.first_ns,
-            "last_ns": self.last_ns,
-            "due_ns": self.due_ns,
-            "last_arrival_ns": self.last_arrival_ns,
-        }
-
-
-def latest_ns(last: RawEvent, timing: Timing) -> int:
-    """Until when the event after the announcing write `last` is in time; trace lag is not its fault."""
-    return max(last.stamp_ns, last.arrival_ns) + timing.window_ns + timing.late_ns
-
-
-def expected_event(
-    first: RawEvent,
-    last: RawEvent,
-    count: int,
-    delta: int | None,
-    estimated: bool,
-    lost: bool,
-    timing: Timing,
-) -> ExpectedEvent:
-    """The settled event of `count` announcing writes from `first` to `last`."""
-    return ExpectedEvent(
-        last_time=first.before,
-        new_time=last.after,
-        delta_time=delta,
-        raw_events=count,
-        estimated=estimated,
-        lost=lost,
-        first_ns=first.stamp_ns,
-        last_ns=last.stamp_ns,
-        due_ns=last.stamp_ns + timing.window_ns,
-        last_arrival_ns=last.arrival_ns,
-        latest_ns=latest_ns(last, timing),
-    )
-
-
-def event_of(raws: Sequence[RawEvent], timing: Timing) -> ExpectedEvent:
-    """The settled event of any run of announcing writes."""
-    deltas = [raw.delta for raw in raws]
-    delta = None if None in deltas else sum(delta for delta in deltas if delta is not None)
-    estimated, lost = any(raw.estimated for raw in raws), any(raw.lost for raw in raws)
-    return expected_event(raws[0], raws[-1], len(raws), delta, estimated, lost, timing)
 
 
 @dataclass(frozen=True)
@@ -159,6 +67,8 @@ class Update:
 
     def plain(self) -> ExpectedEvent:
         """The one settled event that arithmetic expects."""
+        if self.raws[-1].ways:
+            return event_of(self.raws, self._timing)
         first, last, count = self.raws[0], self.raws[-1], len(self.raws)
         return expected_event(first, last, count, self._delta, self._estimated, self._lost, self._timing)
 
@@ -199,6 +109,9 @@ class Chronicle:
     The lists only grow. Of the updates only the last can still change; `changed_from` is the first
     update that did since the caller last took note (and set it to None). ambiguous: the numbers of the
     updates that may be read in several ways.
+
+    Of a guest on a bench (agent_witness.py): coverage says when its witness tells of it, form (the last start record)
+    how its events are worded, doubts what cannot be told, each with a stamp; most_uncertain_ns: of any write so far.
     """
 
     def __init__(self, timing: Timing) -> None:
@@ -215,6 +128,11 @@ class Chronicle:
         self.ambiguous: list[int] = []
         self.withheld: list[WithheldEvent] = []
         self.changed_from: int | None = None
+        self.coverage = Coverage()
+        self.doubts: list[tuple[int, str]] = []
+        self.form: Started | None = None
+        self.most_uncertain_ns = 0
+        self._worlds: WorldsModel | None = None
         self._model: Model | None = None
         self._chain = Chain()
         self._silent_moves: list[SilentMove] = []
@@ -222,15 +140,20 @@ class Chronicle:
     @property
     def started(self) -> bool:
         """Whether the record says from which time the vRTC began: without it nothing can be expected."""
-        return self._model is not None
+        return self._model is not None or self.form is not None
 
     @property
     def source(self) -> str:
-        """What events must name as their source; empty before the start."""
+        """The vRTC's name, by which its events call it; empty before the start."""
+        if self.form is not None:
+            return self.form.vrtc
         return "" if self._model is None else self._model.source
 
     def start(self, record: Started) -> None:
         """A device model begins, and with it the vRTC and the event service; `record.vrtc` is one of MODELS."""
+        if record.service is not None:
+            self._start_on_bench(record)
+            return
         self._model = MODELS[record.vrtc](record)
         self._begin_service(record.stamp_ns)
 
@@ -239,6 +162,9 @@ class Chronicle:
 
         Returns whether the RTC begins anew.
         """
+        if self.form is not None:
+            self._lose_sight(record.stamp_ns)
+            return False
         if self._model is None:
             return False
         begins_anew = self._model.system_reset(record.stamp_ns)
@@ -247,13 +173,15 @@ class Chronicle:
 
     def service_restart(self, record: ServiceRestart) -> bool:
         """A full reset: a system reset, and the service forgets its chain and what was pending."""
-        begins_anew = self.system_reset(record)
+        begins_anew = False if self.form is not None else self.system_reset(record)
         self._begin_service(record.stamp_ns)
         return begins_anew
 
     def _begin_service(self, stamp_ns: int) -> None:
         self._chain = Chain()
         self._tell(stamp_ns)
+        if self._worlds is not None:
+            self._worlds.forget_chain(Moment(stamp_ns))
         self._silent_moves = []
         if self.updates and self.updates[-1].ended_by_restart_ns is None:
             self.updates[-1].ended_by_restart_ns = stamp_ns
@@ -264,10 +192,35 @@ class Chronicle:
         if time is not None:
             self._chain.set_rtc(time, stamp_ns)
 
+    def _start_on_bench(self, record: Started) -> None:
+        """The guest has read its RTC: from here on it is known, and the service is as it was, unless it had ended."""
+        self.form = record
+        self._worlds = WorldsModel(record)
+        self._worlds.doubts = self.doubts
+        self.coverage.begin(record.stamp_ns)
+        self._silent_moves = []
+
+    def anchor(self, record: Started) -> bool:
+        """The guest has read its RTC again. Whether it showed what it was to show."""
+        return self._worlds is None or self._worlds.anchor(record)
+
+    def end(self, stamp_ns: int) -> None:
+        """The device model of a guest on a bench has ended, and with it the service."""
+        if self.form is not None:
+            self._lose_sight(stamp_ns)
+            self._begin_service(stamp_ns)
+
+    def _lose_sight(self, stamp_ns: int) -> None:
+        """What the guest's RTC shows is not known until it has been read again."""
+        self._worlds = None
+        self.coverage.end(stamp_ns)
+
     def read(self, access: Access) -> None:
         """One read of the data port. It says nothing, but the hypervisor's vRTC minds it."""
         if self._model is not None:
             self._model.read(access)
+        elif self._worlds is not None:
+            self._worlds.read(access)
 
     def write(self, access: Access) -> None:
         """One write to the data port."""
@@ -275,7 +228,11 @@ class Chronicle:
         self.writes.append(access)
         self.write_stamps.append(access.stamp_ns)
         self.announced.append(False)
-        outcome = None if self._model is None else self._model.write(access)
+        outcome: Outcome | Possible
+        if self.form is not None:
+            outcome = self._write_on_bench(access)
+        else:
+            outcome = None if self._model is None else self._model.write(access)
         if isinstance(outcome, Moved):
             if outcome.seconds:
                 self._silent_moves.append(SilentMove(access.register, access.value, outcome.seconds))
@@ -284,6 +241,18 @@ class Chronicle:
         elif isinstance(outcome, Announced):
             self.announced[write_no] = True
             self._announce(write_no, access, outcome)
+        elif isinstance(outcome, Possible):
+            self.announced[write_no] = True
+            self._take(raw_of(write_no, access, outcome))
+
+    def _write_on_bench(self, access: Access) -> Outcome | Possible:
+        self.most_uncertain_ns = max(self.most_uncertain_ns, access.uncertainty_ns)
+        if self._worlds is None:
+            self.doubts.append((access.stamp_ns, "the RTC had not been read again since the guest was reset or ended"))
+            return None
+        pending = self.updates[-1] if self.updates and self.updates[-1].ended_by_restart_ns is None else None
+        first = pending is None or access.stamp_ns - pending.last_ns >= self.timing.window_ns
+        return self._worlds.write(access, first=first)
 
     def _announce(self, write_no: int, access: Access, outcome: Announced) -> None:
         link = self._chain.add(outcome.last_time, outcome.new_time, access.stamp_ns)
@@ -297,11 +266,14 @@ class Chronicle:
             link.estimated,
             link.lost,
         )
+        self._take(raw)
+
+    def _take(self, raw: RawEvent) -> None:
         self._join(raw)
         self.updates[-1].silent_moves += self._silent_moves
         self._silent_moves.clear()
         self.raws.append(raw)
-        self.raw_stamps.append(access.stamp_ns)
+        self.raw_stamps.append(raw.stamp_ns)
         number = len(self.updates) - 1
         self.update_of_raw.append(number)
         self._note_change(number)
@@ -312,7 +284,8 @@ class Chronicle:
         if self.updates and self.updates[-1].ended_by_restart_ns is None:
             update = self.updates[-1]
             gap_ns = raw.stamp_ns - update.last_ns
-            doubtful = abs(gap_ns - self.timing.window_ns) <= AMBIGUOUS_NS
+            doubtful_ns = AMBIGUOUS_NS + raw.uncertainty_ns + update.raws[-1].uncertainty_ns
+            doubtful = abs(gap_ns - self.timing.window_ns) <= doubtful_ns
             if gap_ns < self.timing.window_ns:
                 if doubtful and len(update.cuts) < MOST_CUTS:
                     self._note_ambiguous(len(self.updates) - 1)

@@ -12,6 +12,9 @@ from harness.judge.updates import ExpectedEvent
 PASS = "pass"
 PRODUCT_FAULT = "product fault"
 KNOWN_DEFECT = "known vRTC defect"
+KNOWN_ACRN_DM_DEFECT = "known acrn-dm defect"
+KNOWN = frozenset((KNOWN_DEFECT, KNOWN_ACRN_DM_DEFECT))
+"""What ACRN's own code is known for, by whose code it is."""
 INCONCLUSIVE = "inconclusive"
 
 MOST_INCONCLUSIVE = 0.01
@@ -28,15 +31,19 @@ class Seen:
     event: Payload
     after_due_ms: float | None
     faults: tuple[str, ...]
+    uncertainty_ns: int = 0
 
     def as_json(self) -> dict[str, object]:
         """The object as verdicts.jsonl holds it."""
-        return {
+        line: dict[str, object] = {
             "t_ns": self.t_ns,
             "event": self.event,
             "after_due_ms": self.after_due_ms,
             "faults": list(self.faults),
         }
+        if self.uncertainty_ns:
+            line["uncertainty_ns"] = self.uncertainty_ns
+        return line
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,15 @@ class Verdict:
     ambiguous: bool = False
     cut: bool = False
     """Inconclusive for no other reason than that listening began, or was ended on purpose, in the middle of it."""
+
+    uncertainty_ms: float | None = None
+    """How far latency_ms may be wrong, where clocks of several machines are compared."""
+
+    spared: str | None = None
+    """A known defect of acrn-dm that did not occur though it would have: of a list of defects it has to go."""
+
+    uncovered: bool = False
+    """An event that came while no witness told what the guest did: it is shown and not judged."""
 
     extras: Mapping[str, Any] = field(default_factory=dict)
     revision: int = 1
@@ -87,7 +103,10 @@ class Verdict:
             "latency_ms": self.latency_ms,
             "decided_ns": self.decided_ns,
         }
-        line.update({name: True for name in ("ambiguous", "cut") if getattr(self, name)})
+        line.update({name: True for name in ("ambiguous", "cut", "uncovered") if getattr(self, name)})
+        for name, value in (("uncertainty_ms", self.uncertainty_ms), ("spared", self.spared)):
+            if value is not None:
+                line[name] = value
         return {**self.extras, **line}
 
 

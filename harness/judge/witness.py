@@ -33,6 +33,7 @@ class Access(NamedTuple):
     register: int
     value: int
     is_read: bool
+    uncertainty_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Started:
 
     offset_s: what a former VM in the same place of the hypervisor has moved its clock by. register_a, register_b: what
     these held, where the guest went on from a saved state; None: what a start leaves in them.
+
+    On a bench (`service` says which form its events have) the guest read `rtc_time`, A and B of its RTC at `stamp_ns`,
+    which may be wrong by `uncertainty_ns`; `tolerance_s`: by how much payload times may differ, which includes the
+    second that the unknown phase of the RTC's tick makes. anchor: the guest only read its RTC again.
     """
 
     stamp_ns: int
@@ -51,6 +56,10 @@ class Started:
     offset_s: int = 0
     register_a: int | None = None
     register_b: int | None = None
+    service: str | None = None
+    uncertainty_ns: int = 0
+    tolerance_s: int = 1
+    anchor: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,8 @@ class WitnessParser:
                     self._running, self._reset_object = False, None
                 self._started, self._vrtc, self._index = True, vrtc, FIRST_INDEX.get(vrtc, 0)
                 held = (None if (byte := record.get(name)) is None else _byte(byte) for name in _HELD)
-                return [Started(stamp_ns, rtc_time, vrtc, vm, window, offset_s, *held)]
+                register_a, register_b = held
+                return [Started(stamp_ns, rtc_time, vrtc, vm, window, offset_s, register_a, register_b)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return [self._problem(f"an unreadable record of the device model ({error!r}): {text[:120]!r}")]
         if event == "clock-step":
