@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from reports.allure_results import MOST_SINGLE
+from reports.attempts import deviating_lines
 from reports.defects import defect_lines
 from reports.rundir import RunDir, RunError, open_run, shown_path
 from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
@@ -117,12 +118,13 @@ def summary(
     `html_reason`: why there is no HTML report, and how to get it. Raises as `open_run` does.
     """
     run = open_run(run_dir)
-    numbers = totals(run.verdicts(), attached=run.attached, session_of=run.session)
+    verdicts = run.verdicts()
+    numbers = totals(verdicts, attached=run.attached, session_of=run.session)
     lines = _head(run, numbers)
     lines += ["", *_counts(run, numbers)]
     lines += ["", *_figures(numbers), *_second_opinion(run)]
-    defects = defect_lines(run, numbers.verdicts)
-    for block in (_faults(run, numbers), defects, _errors(run.errors), _former(run), _notes(run), _damage(run)):
+    found = _faults(run, numbers), deviating_lines(verdicts), defect_lines(run, numbers.verdicts)
+    for block in (*found, _errors(run.errors), _former(run), _notes(run), _damage(run)):
         lines += ["", *block] if block else []
     lines += ["", *_places(run, numbers, html, html_reason, junit)]
     return "\n".join(lines)

@@ -127,6 +127,46 @@ def test_an_event_that_two_verdicts_name_counts_once_and_ambiguity_is_counted(ru
     assert "ambiguous        1 " in told
 
 
+STALLED: dict[str, Any] = {"verdict": "inconclusive", "diagnosis": "this machine stood still"}
+
+
+def test_a_repetition_that_passes_hides_no_event_that_was_wrong(run: SyntheticRun) -> None:
+    # given attempts that a stall kept from being judged: a wrong payload, one event too many, nothing wrong, no event
+    first = run.update("a-000", number=0)
+    wrong = {**first["seen"][0], "faults": ["payload"]}
+    run.update("b-000", number=1, seen=[wrong], **STALLED)
+    run.update("b-000~2", number=2)
+    run.update("c-000", number=3, seen=[first["seen"][0], late(first, 300.0)], **STALLED)
+    run.update("c-000~2", number=4, seen=[wrong], **STALLED)
+    run.update("c-000~3", number=5, verdict="known vRTC defect", defect="broken-unhalt")
+    run.update("d-000", number=6, **STALLED)
+    run.update("d-000~2", number=7)
+    run.update("e-000", number=8, latency_ms=None, **STALLED)
+    run.update("e-000~2", number=9)
+    run.update("f-000", number=10, seen=[wrong], **STALLED)
+    run.update("g-000", number=11, seen=[wrong], cut=True, **STALLED)
+    # then the summary tells of those with wrong events, and of nothing else
+    told = summary(run.path)
+    told = told[told.index("not judged, though the events were wrong: 4 ") :]
+    lines = [line.strip() for line in told.splitlines()]
+    assert lines[1:9] == [
+        "vm0 b-000: wrong payload; b-000~2 passed",
+        "this machine stood still",
+        "vm0 c-000: 2 events where 1 had to come, duplicate; c-000~3 was a known vRTC defect",
+        "this machine stood still",
+        "vm0 c-000~2: wrong payload; c-000~3 was a known vRTC defect",
+        "this machine stood still",
+        "vm0 f-000: wrong payload; not repeated",
+        "this machine stood still",
+    ]
+
+
+def test_where_nothing_was_wrong_the_summary_does_not_speak_of_it(run: SyntheticRun) -> None:
+    run.update("d-000", number=6, **STALLED)
+    run.update("d-000~2", number=7)
+    assert "though" not in summary(run.path)
+
+
 def test_the_summary_says_where_the_reports_are(run: SyntheticRun) -> None:
     run.update("a-000")
     run.end()
