@@ -27,6 +27,9 @@ ON_LOCAL_GUEST = {
     "disk": "a device_model's arguments name it there",
     "restore": "only guests of this machine are restored",
 }
+ONE_OF_A_KIND = (
+    ("vm_name",), ("device_model", "monitor"), ("console", "device"), ("console", "path"), ("console", "address")
+)  # fmt: skip
 SECRETS = ("password_env", "password_file")
 SCRATCH_ONLY = (*FIXED, "scratch")
 
@@ -86,6 +89,7 @@ def _bench(data: Mapping[str, JsonValue]) -> Iterator[Misfit]:
         if key in data:
             yield (key,), f"is for a local host; {reason}: leave it out"
     judged = _mapping(data, "service").get("judged", "behind-acrn-dm")
+    yield from _given_twice(data)
     for path, guest in _guests(data):
         for key, reason in ON_LOCAL_GUEST.items():
             if key in guest:
@@ -97,14 +101,33 @@ def _bench(data: Mapping[str, JsonValue]) -> Iterator[Misfit]:
                 "is 'project', whose service ends with its device model; a running guest has another:"
                 " should be acrn-dm, behind-acrn-dm or hsm",
             )
+        if judged == "hsm" and guest.get("vrtc", "dm") == "dm":
+            yield (
+                (*path, "vrtc"),
+                "is 'dm', and of such guests no event comes to /dev/acrn_hsm (service.judged: hsm);"
+                " should be hv, or service.judged another",
+            )
+
+
+def _given_twice(data: Mapping[str, JsonValue]) -> Iterator[Misfit]:
+    """What there is one of, and two guests have."""
+    first: dict[tuple[str, ...], dict[str, KeyPath]] = {}
+    for path, guest in _guests(data):
+        for keys in ONE_OF_A_KIND:
+            value: JsonValue = dict(guest)
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, str) and "{vm}" not in value:
+                other = first.setdefault(keys, {}).setdefault(value, path)
+                if other != path:
+                    yield (*path, *keys), f"is {value}, as of guests[{other[1]}]; should be one of its own"
 
 
 def _ssh(access: Mapping[str, JsonValue], path: KeyPath) -> Iterator[Misfit]:
     yield from _one_password(access, path)
     if access.get("host_key") is not None and access.get("known_hosts") is not None:
         yield (*path, "host_key"), "stands beside known_hosts; name one of them"
-    for key in ("identity", "known_hosts", "ssh_config", "python"):
-        yield from _placeholders(access.get(key), (*path, key), SCRATCH_ONLY)
+    yield from _placeholders(access.get("python"), (*path, "python"), SCRATCH_ONLY)
 
 
 def _nested(host: Mapping[str, JsonValue]) -> Iterator[Misfit]:
@@ -222,6 +245,6 @@ def _agent(guest: Mapping[str, JsonValue], path: KeyPath) -> Iterator[Misfit]:
 
 def _placeholders(text: Any, path: KeyPath, known: tuple[str, ...]) -> Iterator[Misfit]:
     for name in unknown_placeholders(text, known) if isinstance(text, str) else ():
-        near = difflib.get_close_matches(name, known, 1, cutoff=0.6)
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
         said = f"did you mean {{{near[0]}}}?" if near else f"known here: {', '.join(f'{{{word}}}' for word in known)}"
         yield path, f"has the placeholder {{{name}}}, which nothing will fill in; {said}"

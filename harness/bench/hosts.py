@@ -17,6 +17,7 @@ from harness.bench.values import (
     Port,
     PrivateFile,
     Program,
+    PublicKey,
     User,
     Variable,
 )
@@ -54,11 +55,8 @@ class SshLogin(Part):
         ExistingFile | None, Field(description="the file with the keys of known hosts, or null (~/.ssh/known_hosts)")
     ] = None
     host_key: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?$",
-            description="the host's public key in one line, 'ssh-ed25519 AAAA...', in place of known_hosts; or null",
-        ),
+        PublicKey | None,
+        Field(description="the host's public key in one line, 'ssh-ed25519 AAAA...', in place of known_hosts; or null"),
     ] = None
     connect_timeout: Annotated[
         float, Field(ge=1, le=300, description="a number of seconds from 1 to 300: for one attempt to log in")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import re
 import shutil
@@ -42,6 +44,8 @@ def existing_file(value: Path, info: ValidationInfo) -> Path:
     """The file, absolute; relative names start at the bench file's folder. One below {scratch} may come later."""
     if str(value).startswith(SCRATCH + "/"):
         return Path(filled(str(value), info))
+    if unknown := re.search(r"\{[a-z]+\}", str(value)):
+        raise ValueError(f"has the placeholder {unknown[0]}; known here: {SCRATCH}, at its beginning")
     path = _absolute(value, info)
     if stat.S_ISDIR(_mode(path, value)):
         raise ValueError(f"{path} is a folder; should be a file")
@@ -121,6 +125,23 @@ def expression(value: str) -> str:
     return value
 
 
+def public_key(value: str) -> str:
+    """A public key as a line of known_hosts has it, without the host's name."""
+    kind, data = value.split()[:2]
+    try:
+        blob = base64.b64decode(data, validate=True)
+    except binascii.Error:
+        raise ValueError(f"{data[:20]}... is not base64; should be as in `ssh-keyscan HOST`") from None
+    parts, rest = [], blob
+    while len(rest) >= 4 and len(rest) >= 4 + int.from_bytes(rest[:4], "big"):
+        end = 4 + int.from_bytes(rest[:4], "big")
+        parts.append(rest[4:end])
+        rest = rest[end:]
+    if rest or len(parts) < 2 or parts[0] != kind.encode():
+        raise ValueError(f"is no whole key of type {kind}; should be as in `ssh-keyscan HOST`, without the name")
+    return value
+
+
 ExistingFile = Annotated[Path, AfterValidator(existing_file)]
 PrivateFile = Annotated[Path, AfterValidator(private_file)]
 ExistingProgram = Annotated[Path, AfterValidator(existing_program)]
@@ -130,6 +151,7 @@ Expression = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable."""
 
+PublicKey = Annotated[str, Field(pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?$"), AfterValidator(public_key)]
 HostPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f]{0,1000}$")]
 """An absolute path on the host."""
 
