@@ -8,7 +8,9 @@ from harness.guests.disk import DiskGuest
 from harness.guests.image import GuestImage, ImageSpec, prepare_bare_image, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.guests.login import Login
+from harness.guests.rtc_reading import RtcReading
 from harness.guests.steps import AgentReport, Pause, Read, Step, Write
+from harness.guests.system import SystemGuest
 
 __all__ = [
     "ACRN",
@@ -30,7 +32,9 @@ __all__ = [
     "Login",
     "Pause",
     "Read",
+    "RtcReading",
     "Step",
+    "SystemGuest",
     "Write",
     "prepare_bare_image",
     "prepare_image",

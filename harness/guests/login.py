@@ -18,11 +18,26 @@ _SILENCE = 10.0
 """Seconds without a prompt after which a line end is sent: it may have been lost in other output."""
 
 _TRIES = 5
+ENDED = re.compile(rb"@rtc-ended:(?P<status>\d+)@")
+"""What a shell says once a command has ended that it had started."""
+
 _SUDO = "rtc-sudo-asks"
+TOOLS = (
+    *("base64", "openssl", "python3", "gzip", "head", "dd", "od", "hexdump"),
+    *("sha256sum", "md5sum", "cksum", "id", "uname", "chmod", "rm"),
+)
+"""Programs of a guest's that are of use: its own, or its busybox's."""
+
+# Where a busybox has the program its name is not in the path for, a function stands in (127: it has none such).
 _PREPARE = (
-    "stty -echo; PS1= PS2=; unset PROMPT_COMMAND; "
-    "for p in base64 sha256sum gzip head id; do "
-    'command -v $p >/dev/null 2>&1 || alias $p="busybox $p"; done'
+    "stty -echo 2>/dev/null || busybox stty -echo 2>/dev/null; PS1= PS2=; unset PROMPT_COMMAND; "
+    f"for p in {' '.join(TOOLS)}; do command -v $p >/dev/null 2>&1 && continue; "
+    "busybox $p --help >/dev/null 2>&1; "
+    '[ $? = 127 ] || eval "$p() { busybox $p \\"\\$@\\"; }"; done'
+)
+_WHICH = (
+    f"for p in {' '.join(TOOLS)}; do command -v $p >/dev/null 2>&1 && printf '%s ' $p; done; "
+    "python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && printf 'python3.8 '; uname -m"
 )
 
 
@@ -40,18 +55,28 @@ class Login:
 class Shell:
     """A shell of root's on a console, without echo or prompt. One thread at a time.
 
-    All methods raise as Console.wait_for.
+    All methods raise as Console.wait_for. tools: those of TOOLS that the guest has, `python3.8` where its Python is as
+    new, and its machine's name (`x86_64`).
     """
 
-    def __init__(self, console: Console, login: Login, deadline: Deadline) -> None:
-        """Logs in. Raises ConfigurationError where the guest refuses the user, or he is not and cannot become root."""
+    def __init__(self, console: Console, login: Login, deadline: Deadline, *, logged_in: bool = False) -> None:
+        """Logs in; logged_in: there is a shell on the console already (SSH), and at most sudo asks for the password.
+
+        Raises ConfigurationError where the guest refuses the user, or he is not and cannot become root.
+        """
         self._console = console
         self._login = login
         self._asked = 0
+        self._depth = 1
         if login.password:
             console.mask(login.password.encode())
-        self._log_in(deadline)
+        if not logged_in:
+            self._log_in(deadline)
+        else:
+            while not self._is_shell(deadline):
+                pass
         self._become_root(deadline)
+        self.tools = frozenset(self.ask(_WHICH, deadline).split())
 
     def ask(self, command: str, deadline: Deadline, *, data: bytes = b"", patience: float = _SILENCE) -> str:
         """What the command prints, as one line; `data` is sent after it, for it to read.
@@ -80,8 +105,12 @@ class Shell:
         )
 
     def start(self, command: str, deadline: Deadline) -> None:
-        """Has a command take the console over; the shell ends after it."""
-        self._send(f"{command}; exit\n".encode(), deadline)
+        """Has a command take the console over; when it ends the shell says so (ENDED, with its status)."""
+        self._send(f"{command}; echo @'rtc-ended':$?@\n".encode(), deadline)
+
+    def log_out(self, deadline: Deadline) -> None:
+        """Ends the shell, and the user's that root's was started from."""
+        self._send(b"exit\n" * self._depth, deadline)
 
     def _send(self, data: bytes, deadline: Deadline) -> None:
         self._console.send(data, "the guest to take input", deadline)
@@ -139,6 +168,7 @@ class Shell:
         pattern = re.compile(rb"@rtc-no@|(?P<asks>%s)|%s" % (_SUDO.encode(), SHELL_PROMPT.encode()))
         if self._console.wait_for(pattern, "sudo", deadline.within(_SILENCE))["asks"] is not None:
             self._send((self._login.password or "").encode() + b"\n", deadline)
+        self._depth = 2
         if not self._is_shell(deadline) or self.ask("id -u", deadline) != "0":
             self._send(b"exit\n", deadline)
             raise ConfigurationError(
