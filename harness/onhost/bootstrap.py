@@ -45,6 +45,6 @@ def become_session(stream: typing.BinaryIO, size: int, base: typing.Optional[str
                     except OSError:
                         pass  # a full disk had no room for it
             continue
-        arguments = [sys.executable, "-I", tools, "session", "--folder", folder, "--mark", mark]
+        arguments = [sys.executable, "-IS", tools, "session", "--folder", folder, "--mark", mark]
         os.execv(sys.executable, arguments)
     fail("folder", "; ".join(why))

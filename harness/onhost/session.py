@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             session="up",
             folder=options.folder,
             python=sys.version.split()[0],
+            executable=sys.executable,
             user=os.geteuid(),
             host=platform.node(),
             pid=os.getpid(),
