@@ -1,4 +1,4 @@
-"""The file of known vRTC defects: which of the judge's known defects are no failure of a run, and until when."""
+"""The file of known defects of ACRN's: which of the judge's are no failure of a run, and until when."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.judge.findings import KNOWN_DEFECTS
+from harness.judge.findings import ACRN_DM_DEFECTS, VRTC_DEFECTS
 from harness.yamlfile import load_yaml_model
 
 
@@ -17,20 +17,40 @@ class _Part(BaseModel):
 
 
 class KnownDefect(_Part):
-    """One defect of one virtual RTC; `expires` is the last day on which it is no failure."""
+    """One defect of a virtual RTC or of acrn-dm's service; `expires` is the last day on which it is no failure."""
 
+    of: Annotated[
+        Literal["vrtc", "acrn-dm"],
+        Field(description="vrtc or acrn-dm: what has it, a virtual RTC or acrn-dm's event service"),
+    ] = "vrtc"
     name: Annotated[str, Field(description="the name by which the judge calls it")]
-    vrtc: Annotated[Literal["dm", "hv"], Field(description="dm or hv: whose virtual RTC has it")]
+    vrtc: Annotated[
+        Literal["dm", "hv"] | None,
+        Field(
+            description="dm or hv: whose virtual RTC has it; of acrn-dm it may be left out: on either",
+            validate_default=True,
+        ),
+    ] = None
     what: Annotated[str, Field(min_length=10, description="a sentence on what goes wrong")]
     since: Annotated[datetime.date, Field(description="a date (YYYY-MM-DD): when it was found")]
     expires: Annotated[datetime.date, Field(description="a date (YYYY-MM-DD): the last day on which it is no failure")]
 
     @field_validator("name")
     @classmethod
-    def _the_judge_knows_it(cls, name: str) -> str:
-        if name not in KNOWN_DEFECTS:
-            raise ValueError(f"the judge knows no defect called {name!r}; it knows {', '.join(sorted(KNOWN_DEFECTS))}")
+    def _the_judge_knows_it(cls, name: str, others: ValidationInfo) -> str:
+        of = others.data.get("of", "vrtc")
+        known = ACRN_DM_DEFECTS if of == "acrn-dm" else VRTC_DEFECTS
+        if name not in known:
+            whose = " of acrn-dm" if of == "acrn-dm" else ""
+            raise ValueError(f"the judge knows no defect{whose} called {name!r}; it knows {', '.join(sorted(known))}")
         return name
+
+    @field_validator("vrtc")
+    @classmethod
+    def _whose_it_is(cls, vrtc: str | None, others: ValidationInfo) -> str | None:
+        if vrtc is None and others.data.get("of", "vrtc") == "vrtc":
+            raise ValueError("is missing; should be dm or hv: whose virtual RTC has it")
+        return vrtc
 
     @model_validator(mode="after")
     def _in_order(self) -> KnownDefect:
@@ -40,7 +60,7 @@ class KnownDefect(_Part):
 
 
 class KnownDefects(_Part):
-    """All that are known, each once for each virtual RTC."""
+    """All that are known, each once for each that has it."""
 
     version: Annotated[Literal[1], Field(description="the format of the file: 1")]
     defects: Annotated[tuple[KnownDefect, ...], Field(description="a list of defects; [] for none")]
@@ -48,8 +68,8 @@ class KnownDefects(_Part):
     @field_validator("defects")
     @classmethod
     def _each_once(cls, defects: tuple[KnownDefect, ...]) -> tuple[KnownDefect, ...]:
-        seen = [(defect.name, defect.vrtc) for defect in defects]
-        twice = sorted({f"{name} of {vrtc}" for name, vrtc in seen if seen.count((name, vrtc)) > 1})
+        seen = [(defect.name, defect.vrtc or defect.of) for defect in defects]
+        twice = sorted({f"{name} of {whose}" for name, whose in seen if seen.count((name, whose)) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)} is given more than once")
         return defects

@@ -13,13 +13,24 @@ from typing import Any
 
 from reports.evidence import bundle
 from reports.rundir import RunDir, open_run
-from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict, order_text, parse_verdict, plain
+from reports.verdicts import (
+    ACRN_DM_DEFECT,
+    DEFECT,
+    FAULT,
+    INCONCLUSIVE,
+    PASS,
+    Verdict,
+    order_text,
+    parse_verdict,
+    plain,
+)
 
-SEVERITIES = {FAULT: "critical", INCONCLUSIVE: "minor", DEFECT: "minor", PASS: "normal"}
+SEVERITIES = {FAULT: "critical", INCONCLUSIVE: "minor", DEFECT: "minor", ACRN_DM_DEFECT: "minor", PASS: "normal"}
 
 EPIC = "RTC-change events"
 
 _DEFECTS = "Known vRTC defects"
+_ACRN_DM_DEFECTS = "Known acrn-dm defects"
 
 
 def categories() -> list[dict[str, Any]]:
@@ -30,6 +41,7 @@ def categories() -> list[dict[str, Any]]:
     """
     return [
         _category(_DEFECTS, ["passed", "failed", "broken", "skipped"], DEFECT),
+        _category(_ACRN_DM_DEFECTS, ["passed", "failed", "broken", "skipped"], ACRN_DM_DEFECT),
         _category("Product faults", ["failed"], "(ProductFault|product fault)"),
         _category("Inconclusive", ["broken", "skipped", "failed"], "(inconclusive|could not be judged)"),
         _category("Configuration", ["broken", "skipped"], "(ConfigurationError|configuration error)"),
@@ -42,7 +54,8 @@ def categories() -> list[dict[str, Any]]:
 def category_rules() -> list[dict[str, Any]]:
     """The same for Allure 3's own configuration: by the label `verdict` too, where there is no message."""
     rules = []
-    by_name = {_DEFECTS: DEFECT, "Product faults": FAULT, "Inconclusive": INCONCLUSIVE}
+    by_name = {"Product faults": FAULT, "Inconclusive": INCONCLUSIVE}
+    by_name |= {_DEFECTS: DEFECT, _ACRN_DM_DEFECTS: ACRN_DM_DEFECT}
     for category in categories():
         matchers: list[dict[str, Any]] = [{"statuses": category["matchedStatuses"]}]
         if "messageRegex" in category:
@@ -50,7 +63,7 @@ def category_rules() -> list[dict[str, Any]]:
         if category["name"] in by_name:
             matchers.append({"labels": {"verdict": f"^{by_name[category['name']]}$"}})
         rule: dict[str, Any] = {"name": category["name"], "matchers": matchers}
-        if category["name"] == _DEFECTS:
+        if category["name"] in (_DEFECTS, _ACRN_DM_DEFECTS):
             rule["groupBy"] = [{"label": "defect"}]
         rules.append(rule)
     return rules
@@ -90,6 +103,8 @@ def parameters(verdict: Mapping[str, Any] | Verdict, vrtc: str | None = None) ->
     found = {"guest": v.vm, "vRTC": vrtc or "", "mode": v.mode, "order": order_text(v.order)}
     if v.latency_ms is not None:
         found["ms after due"] = f"{v.latency_ms:.2f}"
+        if v.uncertainty_ms is not None:
+            found["ms after due"] += f" +- {v.uncertainty_ms:.1f}"
     found["events seen"] = str(len(v.seen))
     return {name: value for name, value in found.items() if value}
 
@@ -146,7 +161,7 @@ def _guests(run: RunDir) -> list[str]:
     for name in run.guests:
         about = told.get(name)
         about = about if isinstance(about, Mapping) else {}
-        extras = " ".join(plain(about[key]) for key in ("machine", "vrtc") if about.get(key))
+        extras = " ".join(plain(about[key]) for key in ("machine", "vrtc", "service", "host") if about.get(key))
         shown.append(f"{name} ({extras})" if extras else name)
     return shown
 

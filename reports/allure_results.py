@@ -14,9 +14,9 @@ from reports.allure_details import EPIC, labels, parameters, title, write_result
 from reports.evidence import bundle
 from reports.lines import verdict_line
 from reports.rundir import RunDir, RunError, open_run
-from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict
+from reports.verdicts import ACRN_DM_DEFECT, DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict
 
-_STATUSES = {PASS: "passed", FAULT: "failed", DEFECT: "passed", INCONCLUSIVE: "broken"}
+_STATUSES = {PASS: "passed", FAULT: "failed", DEFECT: "passed", ACRN_DM_DEFECT: "passed", INCONCLUSIVE: "broken"}
 
 MOST_SINGLE = 2000
 """Of more updates those that passed are gathered: a result each, with its evidence, is 40 KB of the report."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict
+from reports.verdicts import ACRN_DM_DEFECT, DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict
 
 _MOST = 20
-_MADE_GOOD = {PASS: "passed", DEFECT: "was a known vRTC defect", FAULT: "was a product fault"}
+_MADE_GOOD = {
+    PASS: "passed",
+    DEFECT: "was a known vRTC defect",
+    ACRN_DM_DEFECT: "was a known acrn-dm defect",
+    FAULT: "was a product fault",
+}
 _OF_THE_EVENT = frozenset({"payload", "duplicate", "unexplained"})
 """What is wrong with an event itself; when it came is what a stall puts in question."""
 

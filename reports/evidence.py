@@ -16,6 +16,7 @@ from reports.rundir import RunDir, open_run
 from reports.timeline import plain_timeline
 from reports.timeline_svg import svg_timeline
 from reports.verdicts import (
+    ACRN_DM_DEFECT,
     DEFECT,
     FAULT,
     INCONCLUSIVE,
@@ -30,7 +31,14 @@ from reports.verdicts import (
 MIME = "text/html"
 
 _MOST_LINES = 400
-_BADGES = {PASS: "#1a7f4b", FAULT: "#c62828", DEFECT: "#b26a00", INCONCLUSIVE: "#6b4fa0"}
+SERVICES = {
+    "project": "this project's, in the device model",
+    "hsm": "this project's, on the hypervisor's ring",
+    "behind-acrn-dm": "this project's, behind acrn-dm's monitor socket",
+    "acrn-dm": "acrn-dm's own",
+}
+"""Which event service was judged, by what run.json calls it."""
+_BADGES = {PASS: "#1a7f4b", FAULT: "#c62828", DEFECT: "#b26a00", ACRN_DM_DEFECT: "#b26a00", INCONCLUSIVE: "#6b4fa0"}
 _STYLE = (
     "body{font:14px/1.45 sans-serif;color:#1c2126;background:#fff;margin:16px;max-width:1100px}"
     "h1{font-size:18px;margin:0 0 4px}h2{font-size:14px;margin:18px 0 4px}"
@@ -67,7 +75,8 @@ def _document(run: RunDir, v: Verdict) -> Iterable[str]:
     if picture:
         yield f'<h2>Timeline</h2><div class="p">{picture}</div>'
     yield from _folded("Timeline as text", plain_timeline(v, run.window_ns, reads))
-    yield from _folded("Raw trace lines of the update: arrival ns, stamp ns, line", run.trace_lines(v))
+    raw = "Raw trace lines of the update: arrival ns, stamp ns, line"
+    yield from _folded("The agent's own record" if run.has_agents_record(v.vm) else raw, run.trace_lines(v))
     yield from _folded("Event stream as received", run.event_lines(v))
     report = run.agent_report(v)
     yield from _folded(
@@ -91,7 +100,9 @@ def _facts(run: RunDir, v: Verdict) -> Iterable[str]:
         ("mode", v.mode),
         ("vRTC", {"dm": "the device model's (dm)", "hv": "the hypervisor's (hv)"}.get(run.vrtc(v.vm) or "", "")),
         ("order", order_text(v.order)),
-        ("after due", "" if v.latency_ms is None else f"{v.latency_ms:+.2f} ms"),
+        ("after due", v.latency_text),
+        ("service", SERVICES.get(run.service(v.vm) or "", "")),
+        ("host", run.host(v.vm) or ""),
         ("defect", v.defect or ""),
         ("faults", ", ".join(v.faults)),
         ("role", v.role if v.role != "update" else ""),
@@ -114,7 +125,7 @@ def _events(run: RunDir, v: Verdict) -> Iterable[str]:
     for expected, seen in pair_events(v):
         wanted = "expected" if expected else "one too many"
         yield f"<table><tr><th></th><th>{wanted}</th><th>{'seen' if seen else 'missing'}</th><th></th></tr>"
-        for row in compare(v, expected, seen, run.vrtc(v.vm)):
+        for row in compare(v, expected, seen, run.vrtc(v.vm), run.service(v.vm)):
             cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
             mark = ' class="d"' if row[3] else ""
             yield f"<tr{mark}>{cells}</tr>"

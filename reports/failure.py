@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.reads import reads_of
-from reports.rundir import RunDir, open_run, shown_path
+from reports.rundir import AGENTS_RECORD, RunDir, open_run, shown_path
 from reports.timeline import plain_timeline
 from reports.verdicts import (
     LATE_NS,
@@ -44,12 +44,13 @@ def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) 
         lines.append(f"  {v.diagnosis}")
     lines += ["", f"expected {_count(len(v.expected))}, seen {_count(len(v.seen))}"]
     for number, (expected, seen) in enumerate(pair_events(v), 1):
-        lines += _side_by_side(number, v, expected, seen, source)
+        lines += _side_by_side(number, v, expected, seen, source, run.service(v.vm))
     lines += ["", "timeline"]
     lines += [f"  {line}" for line in plain_timeline(v, run.window_ns, reads_of(run, v))]
     lines += ["", f"replay:   {run.replay_command(v)}"]
+    witness = AGENTS_RECORD if run.has_agents_record(v.vm) else "trace.log"
     lines.append(
-        f"records:  {shown_path(run.guest(v.vm))}/ (trace.log, events.jsonl, agent.jsonl, console.log)"
+        f"records:  {shown_path(run.guest(v.vm))}/ ({witness}, events.jsonl, agent.jsonl, console.log)"
     )
     return "\n".join(lines)
 
@@ -63,30 +64,41 @@ def headline(v: Verdict, vrtc: str | None = None) -> str:
 
 
 def compare(
-    v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None
+    v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None, service: str | None = None
 ) -> list[tuple[str, str, str, str]]:
-    """Rows of field, expected, seen, difference ("" where they agree) for one event of either side."""
-    wanted = _wanted(v, expected, source)
+    """Rows of field, expected, seen, difference ("" where they agree) for one event of either side.
+
+    service: which one was judged, on a bench: it says what the event has to say.
+    """
+    wanted = worded(_wanted(v, expected, source), service)
+    others = _other_values(expected, service)
     got: Mapping[str, Any] = seen.event if seen is not None else {}
     fields = [field for field in FIELDS if field in wanted or field in got]
     fields += [field for field in got if field not in FIELDS]
     rows = []
     for field in fields:
-        left = _value(field, wanted[field]) if field in wanted else "-"
+        may_be = [_value(field, value) for value in others.get(field, ())]
+        left = " or ".join([_value(field, wanted[field]), *may_be]) if field in wanted else "-"
         right = _value(field, got[field]) if field in got else "-"
         both = expected is not None and seen is not None
-        rows.append((plain(field), left, right, _difference(field, wanted, got) if both else ""))
+        alike = got.get(field) in others.get(field, ())
+        rows.append((plain(field), left, right, _difference(field, wanted, got) if both and not alike else ""))
     rows.append(_arrival(expected, seen))
     return rows
 
 
 def _side_by_side(
-    number: int, v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None
+    number: int,
+    v: Verdict,
+    expected: Expected | None,
+    seen: Seen | None,
+    source: str | None,
+    service: str | None,
 ) -> list[str]:
-    rows = compare(v, expected, seen, source)
+    rows = compare(v, expected, seen, source, service)
     title = f"event {number}"
     if seen is None:
-        title += ": missing"
+        title += ": none, as may be" if expected is not None and expected.optional else ": missing"
     elif expected is None:
         title += ": one too many"
     header = ("", "expected" if expected else "not expected", "seen" if seen else "not seen", "")
@@ -117,6 +129,33 @@ def _wanted(v: Verdict, expected: Expected | None, source: str | None) -> dict[s
     return wanted
 
 
+def worded(wanted: dict[str, Any], service: str | None) -> dict[str, Any]:
+    """What an event of that service has of the fields, as the judge has it (harness/judge/forms.py)."""
+    if not wanted or service in (None, "project", "hsm"):
+        return wanted
+    last, delta = wanted["last_time"], wanted["delta_time"]
+    if service == "acrn-dm":
+        return {"vm_event": 0, "last_time": last, "delta_time": delta}
+    if last is not None and delta is not None:
+        wanted["new_time"] = last + delta
+    wanted = {key: value for key, value in wanted.items() if key not in ("estimated", "lost")}
+    return {**wanted, "raw_events": None, "source": "monitor"}
+
+
+def _other_values(expected: Expected | None, service: str | None) -> dict[str, list[object]]:
+    """What else the times may be, where nobody knows at which fraction of a second the RTC ticks."""
+    found: dict[str, list[object]] = {}
+    if expected is None:
+        return found
+    nominal = (expected.last_time, expected.new_time, expected.delta_time)
+    for place, field in enumerate(("last_time", "new_time", "delta_time")):
+        values = {other[place] for other in expected.others}
+        if field == "new_time" and service == "behind-acrn-dm":
+            values = {other[0] + other[2] for other in expected.others if None not in other}
+        found[field] = [*sorted(v for v in values if v != nominal[place] and isinstance(v, int))]
+    return found
+
+
 def _difference(field: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
     left, right = wanted.get(field), got.get(field)
     if field not in wanted:
@@ -141,6 +180,8 @@ def _arrival(expected: Expected | None, seen: Seen | None) -> tuple[str, str, st
     if after is None and expected is not None and expected.due_ns is not None and seen.t_ns is not None:
         after = (seen.t_ns - expected.due_ns) / 1e6
     right = "?" if after is None else f"{after:+.2f} ms"
+    uncertain_ns = seen.uncertainty_ns + (0 if expected is None else expected.uncertainty_ns)
+    right += f" +- {uncertain_ns / 1e6:.2f}" if after is not None and uncertain_ns else ""
     return ("arrival", left, right, ", ".join(fault for fault in seen.faults if fault != "payload"))
 
 

@@ -6,10 +6,26 @@ import os
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, Verdict, order_text, parse_verdict
+from reports.verdicts import (
+    ACRN_DM_DEFECT,
+    DEFECT,
+    DEFECTS,
+    FAULT,
+    INCONCLUSIVE,
+    PASS,
+    Verdict,
+    order_text,
+    parse_verdict,
+)
 
-_LABELS = {PASS: "pass", FAULT: "product fault", DEFECT: "known defect", INCONCLUSIVE: "inconclusive"}
-_COLOURS = {PASS: "32", FAULT: "1;31", DEFECT: "33", INCONCLUSIVE: "35"}
+_LABELS = {
+    PASS: "pass",
+    FAULT: "product fault",
+    DEFECT: "known defect",
+    ACRN_DM_DEFECT: "known defect",
+    INCONCLUSIVE: "inconclusive",
+}
+_COLOURS = {PASS: "32", FAULT: "1;31", DEFECT: "33", ACRN_DM_DEFECT: "33", INCONCLUSIVE: "35"}
 _LABEL_WIDTH = 13
 
 
@@ -63,10 +79,10 @@ def _events(count: int) -> str:
 
 
 def _outcome(v: Verdict) -> str:
-    if v.verdict == DEFECT and v.defect:
+    if v.verdict in DEFECTS and v.defect:
         return f"{v.defect}: {v.diagnosis}" if v.diagnosis else v.defect
     if v.verdict != PASS or v.diagnosis:
         return v.diagnosis or ", ".join(v.faults) or "no diagnosis"
     if v.latency_ms is not None:
-        return f"{v.latency_ms:+.2f} ms after the window" + ("  in the background" if v.role == "background" else "")
+        return f"{v.latency_text} after the window" + ("  in the background" if v.role == "background" else "")
     return "silent, as it should be" if not v.seen else ""

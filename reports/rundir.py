@@ -15,10 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigurationError, InfrastructureError
-from reports.slices import arrival_of, lines_between, t_ns_of
+from reports.slices import arrival_of, lines_between, stamp_of, t_ns_of
 from reports.verdicts import INCONCLUSIVE, Verdict, parse_verdict, plain
 
-GUEST_FILES = ("verdicts.jsonl", "trace.log", "events.jsonl", "agent.jsonl", "console.log", "exit.json")
+AGENTS_RECORD = "witness.jsonl"
+GUEST_FILES = (
+    "verdicts.jsonl",
+    "trace.log",
+    AGENTS_RECORD,
+    "events.jsonl",
+    "agent.jsonl",
+    "console.log",
+    "exit.json",
+)
 
 _AROUND_NS = 50_000_000
 _EVENTS_AFTER_NS = 2_500_000_000
@@ -109,6 +118,27 @@ class RunDir:
         vrtc = self._told_of(vm).get("vrtc")
         return vrtc if vrtc in ("dm", "hv") else None
 
+    def service(self, vm: str) -> str | None:
+        """Which event service was judged: `project`, `hsm`, `behind-acrn-dm`, `acrn-dm`, or None where nothing says."""
+        service = self._told_of(vm).get("service")
+        return plain(service) if isinstance(service, str) else None
+
+    def host(self, vm: str) -> str | None:
+        """The host that the guest ran on, where it was not this machine."""
+        bench = self.info.get("bench")
+        of_bench = bench.get("host") if isinstance(bench, Mapping) else None
+        host = self._told_of(vm).get("host") or of_bench
+        return plain(host) if isinstance(host, str) else None
+
+    def is_rehearsal(self, vm: str) -> bool:
+        """Whether what stood for acrn-dm was this project's own device model, which has none of its defects."""
+        return self._told_of(vm).get("rehearsal") is True
+
+    def has_agents_record(self, vm: str) -> bool:
+        """Whether the guest's agent is the witness, as on a bench, and not QEMU's trace."""
+        folder = self.guest(vm)
+        return not (folder / "trace.log").exists() and (folder / AGENTS_RECORD).exists()
+
     def _told_of(self, vm: str) -> Mapping[str, Any]:
         guests = self.info.get("guests")
         guest = guests.get(vm) if isinstance(guests, Mapping) else None
@@ -176,10 +206,12 @@ class RunDir:
         return report
 
     def trace_lines(self, verdict: Verdict) -> list[str]:
-        """The raw trace lines of the update, exactly as kept, from its first write to its last."""
+        """The witness's lines of the update, exactly as kept, from its first write to its last."""
         span = self._span(verdict)
         if span is None:
             return []
+        if self.has_agents_record(verdict.vm):
+            return self._between(AGENTS_RECORD, stamp_of, verdict, span[0], span[1])
         return self._between("trace.log", arrival_of, verdict, span[0], span[1])
 
     def event_lines(self, verdict: Verdict) -> list[str]:

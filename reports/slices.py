@@ -20,6 +20,11 @@ def arrival_of(line: bytes) -> int | None:
     return int(head) if head.isdigit() else None
 
 
+def stamp_of(line: bytes) -> int | None:
+    """The monotonic ns of a `witness.jsonl` line."""
+    return _json_key(line, "stamp_ns")
+
+
 def t_ns_of(line: bytes) -> int | None:
     """The monotonic ns of an `events.jsonl` line."""
     return _json_key(line, "t_ns")

@@ -14,12 +14,14 @@ from reports.allure_results import MOST_SINGLE
 from reports.attempts import deviating_lines
 from reports.defects import defect_lines
 from reports.rundir import RunDir, RunError, open_run, shown_path
-from reports.verdicts import DEFECT, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
+from reports.verdicts import DEFECTS, FAULT, INCONCLUSIVE, PASS, VERDICTS, Verdict, plain
 
 JUNIT_NAME = "junit.xml"
 HTML_NAME = "html/index.html"
 SECOND_OPINION = "second-opinion.json"
 MOST_INCONCLUSIVE = 0.01
+MOST_UNCERTAIN_MS = 20.0
+"""The judge calls no event early or late whose stamps may be wrong by more."""
 
 _MOST_FAULTS = 20
 
@@ -34,6 +36,12 @@ class Totals:
     settled_events: int
     seconds: float | None
     beside: int
+    uncovered: int = 0
+
+    @property
+    def uncertainties(self) -> list[float]:
+        """How far each latency may be wrong, in ms, where two machines' clocks are compared."""
+        return sorted(v.uncertainty_ms for v in self.verdicts if v.uncertainty_ms is not None)
 
     def count(self, verdict: str, mode: str | None = None, vms: Collection[str] | None = None) -> int:
         """How many updates have this verdict (in this mode, on one of these guests)."""
@@ -43,8 +51,8 @@ class Totals:
 
     @property
     def defects(self) -> Counter[str]:
-        """Known vRTC defects by name."""
-        return Counter(v.defect or "unnamed" for v in self.verdicts if v.verdict == DEFECT)
+        """Known defects by name."""
+        return Counter(v.defect or "unnamed" for v in self.verdicts if v.verdict in DEFECTS)
 
     @property
     def inconclusive_share(self) -> float:
@@ -70,7 +78,8 @@ def totals(
     session_of: in which session of the run a guest was; the time between two of them is nobody's.
     """
     everything = verdicts
-    verdicts = [v for v in everything if attached or v.role == "update" or v.verdict != PASS]
+    judged = [v for v in everything if not v.uncovered]
+    verdicts = [v for v in judged if attached or v.role == "update" or v.verdict != PASS or v.spared is not None]
     # neighbours that were judged together both name their events: each counts once
     events = list({(v.vm, seen.t_ns): seen for v in verdicts for seen in v.seen}.values())
     raw = [seen.event.get("raw_events") for seen in events]
@@ -81,7 +90,8 @@ def totals(
         raw_events=sum(count for count in raw if isinstance(count, int)),
         settled_events=len(events),
         seconds=span if span > 0 else None,
-        beside=len(everything) - len(verdicts),
+        beside=len(judged) - len(verdicts),
+        uncovered=len(everything) - len(judged),
     )
 
 
@@ -163,17 +173,20 @@ def _counts(run: RunDir, numbers: Totals) -> list[str]:
         guests.setdefault(run.vrtc(verdict.vm) or "?", set()).add(verdict.vm)
     modes = sorted({v.mode or "-" for v in numbers.verdicts})
     names = [*VERDICTS, *sorted({v.verdict for v in numbers.verdicts} - set(VERDICTS))]
-    lines = [f"{'verdict':<18}" + "".join(f"{mode:>9}" for mode in modes) + f"{'all':>9}"]
+    width = max(len(name) for name in names) + 1
+    lines = [f"{'verdict':<{width}}" + "".join(f"{mode:>9}" for mode in modes) + f"{'all':>9}"]
     for name in names:
-        lines.append(_row(numbers, name, modes, name, None))
+        lines.append(_row(numbers, name, modes, f"{name:<{width}}", None))
         if len(guests) > 1 and numbers.count(name):
-            lines += [_row(numbers, name, modes, f"  {vrtc}", guests[vrtc]) for vrtc in sorted(guests)]
+            lines += [
+                _row(numbers, name, modes, f"{'  ' + vrtc:<{width}}", guests[vrtc]) for vrtc in sorted(guests)
+            ]
     return lines
 
 
 def _row(numbers: Totals, verdict: str, modes: Sequence[str], title: str, vms: Collection[str] | None) -> str:
     cells = [numbers.count(verdict, "" if mode == "-" else mode, vms) for mode in modes]
-    return f"{title:<18}" + "".join(f"{cell:>9}" for cell in [*cells, numbers.count(verdict, None, vms)])
+    return title + "".join(f"{cell:>9}" for cell in [*cells, numbers.count(verdict, None, vms)])
 
 
 def _figures(numbers: Totals) -> list[str]:
@@ -191,6 +204,13 @@ def _figures(numbers: Totals) -> list[str]:
     share = numbers.inconclusive_share
     note = "   more than 1 % : an infrastructure error" if share > MOST_INCONCLUSIVE else ""
     lines.append(f"inconclusive     {numbers.count(INCONCLUSIVE) - numbers.cut} ({share:.1%}){note}")
+    if numbers.uncertainties:
+        p50, worst = percentile(numbers.uncertainties, 50), numbers.uncertainties[-1]
+        beyond = sum(ms > MOST_UNCERTAIN_MS for ms in numbers.uncertainties)
+        note = f"   {beyond} beyond {MOST_UNCERTAIN_MS:.0f} ms: early and late cannot be told" if beyond else ""
+        lines.append(f"uncertainty      p50 +- {p50:.2f}   max +- {worst:.2f} ms (of two machines' clocks){note}")
+    if numbers.uncovered:
+        lines.append(f"background       {numbers.uncovered} events came while no witness told what the guest did")
     if numbers.cut:
         lines.append(f"not judged       {numbers.cut} (listening began, or was ended, in the middle of it)")
     return lines

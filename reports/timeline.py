@@ -50,6 +50,7 @@ def moments(verdict: Verdict, window_ns: int = 1_000_000_000, reads: Reads = NO_
     for seen in verdict.seen:
         if seen.t_ns is not None:
             after = "" if seen.after_due_ms is None else f", {seen.after_due_ms:+.2f} ms after due"
+            after += f" (+- {seen.uncertainty_ns / 1e6:.2f})" if after and seen.uncertainty_ns else ""
             wrong = f"  <-- {', '.join(seen.faults)}" if seen.faults else ""
             text = f"event arrives{after}{wrong}"
             rows.append(Moment(seen.t_ns, "event", text, wrong=bool(seen.faults), label=_event_label(seen)))

@@ -21,9 +21,12 @@ NEVER_STARTED = "never-started"
 MERGED = "merged-updates"
 SURVIVED = "sum-survives-restart"
 NO_TYPE = "unset-type"
+OVERFLOW = "ring-overflow"
 ENDLESS_ALARM = "endless-alarm"
 ALARM_ENABLED = 0x20
 _FAR_BACK = 256
+RING_HOLDS = 125
+"""Raw events for which there is room in acrn-dm's ring."""
 
 
 class AcrnDmFaults:
@@ -64,6 +67,9 @@ class AcrnDmFaults:
         if before >= 0 and not self._attribution.matches(before) and self._is_sum_of(before, number, payload):
             died = self._chronicle.updates[before].ended_by_restart_ns is not None
             return SURVIVED if died else MERGED
+        wanted = self._readings.wanted(number)[match.part]
+        if len(update.raws) > RING_HOLDS and isinstance(wanted, Wanted) and wanted.is_wrong_only_in_sum(payload):
+            return OVERFLOW
         return None
 
     def _number(self, update: Update) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge import verdict as words
-from harness.judge.acrn_dm import ENDLESS_ALARM, MERGED, NEVER_STARTED, NO_TYPE, SURVIVED
+from harness.judge.acrn_dm import ENDLESS_ALARM, MERGED, NEVER_STARTED, NO_TYPE, OVERFLOW, SURVIVED
 from harness.judge.agent import Item
 from harness.judge.forms import BROKEN_DATE_SUM
 from harness.judge.journal import Incident, SeenEvent
@@ -15,7 +15,7 @@ from harness.judge.updates import Update, WithheldEvent
 from harness.judge.verdict import Seen, Verdict, ordered_faults
 from harness.judge.witness import Access
 
-KNOWN_DEFECTS = {
+VRTC_DEFECTS = {
     "broken-unhalt": "un-halt with a valid date after a broken clock: no event, as is known of this vRTC",
 }
 """Where ACRN's vRTC itself is wrong, by name (ACRN.md, "Special cases"): no event is what must be seen.
@@ -29,11 +29,15 @@ ACRN_DM_DEFECTS = {
     NEVER_STARTED: "no event ever came from this acrn-dm, whose event thread did not start, as is known",
     SURVIVED: "what was pending when the service was restarted is in the first event after it, as is known",
     NO_TYPE: "the type of the event was not set, so that it says nothing, as is known",
+    OVERFLOW: "more raw events than acrn-dm's ring holds, and what did not fit is not in the sum, as is known",
     ENDLESS_ALARM: "the clock was set backwards with the alarm interrupt enabled: acrn-dm counts for ever, as is known",
 }
 """Where acrn-dm's own event service is wrong, by name (ACRN.md, "Known traps")."""
 
+KNOWN_DEFECTS = {**VRTC_DEFECTS, **ACRN_DM_DEFECTS}
 
+
+_SPARED = "right where acrn-dm is known to be wrong: the known acrn-dm defect {} did not occur"
 _UNCOVERED = "an event came while no witness told what the guest did"
 
 
@@ -79,6 +83,7 @@ class Case:
             word, defect, sentences = words.KNOWN_ACRN_DM_DEFECT, by_acrn_dm, [ACRN_DM_DEFECTS[by_acrn_dm]]
         else:
             word = words.PASS
+            sentences = [*sentences, *([] if spared is None else [_SPARED.format(spared)])]
         latencies = [latency for ruling in self.rulings for latency in ruling.latencies_ms]
         item = self.item
         return Verdict(

@@ -81,6 +81,18 @@ class Wanted(dict[str, object]):
         best = min(told, key=len)
         return best or [f"{', '.join(IDENTIFYING)} do not belong together"]
 
+    def is_wrong_only_in_sum(self, payload: Payload) -> bool:
+        """Whether an object is as it must be but for what it says of the change."""
+        if not isinstance(payload, dict):
+            return False
+        of_the_sum = {key: payload[key] for key in ("new_time", "delta_time") if type(payload.get(key)) is int}
+        return any(
+            self._is(option, {**worded, **of_the_sum}, payload)
+            for option in self._options
+            for worded in (self._payload(option), self._known(option))
+            if worded is not None
+        )
+
     def _payload(self, option: Option) -> dict[str, object]:
         found = self._right.get(option)
         if found is None:
