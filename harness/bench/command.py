@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.bench.model import Bench, load_bench
-from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE, ConfigurationError
+from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE, BenchError, ConfigurationError
 
 
 def schema() -> dict[str, object]:
@@ -41,17 +41,25 @@ def _check(files: Sequence[Path], connect: bool) -> int:
 
 
 def _connect(bench: Bench) -> int:
-    """Try every link, a line a step; the exit status."""
+    """Try every link, a line a step as it is done; the exit status."""
+    if bench.host.kind == "local":
+        print("  ok      this machine: there is no link to try")
+        return 0
     from harness.hosts.check import steps
 
-    for step in steps(bench):
-        said = f": {step.detail}" if step.detail else ""
-        print(f"  {'ok' if step.ok else 'FAILED':7} {step.name}{said}", flush=True)
-        if not step.ok:
-            if step.hint:
-                print(f"          {step.hint}", flush=True)
-            return EXIT_INFRASTRUCTURE
-    return 0
+    status = 0
+    try:
+        for step in steps(bench):
+            said = f": {step.detail}" if step.detail else ""
+            print(f"  {'ok' if step.ok else 'FAILED':7} {step.name}{said}", flush=True)
+            if not step.ok:
+                status = EXIT_INFRASTRUCTURE
+                if step.hint:
+                    print(f"          {step.hint}", flush=True)
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_INFRASTRUCTURE
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
