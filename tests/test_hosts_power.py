@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.bench import Bench, load_bench
+from harness.bench import Bench, SshHostSpec, load_bench
 from harness.deadline import Deadline
 from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.hosts.cool_down import CoolDown
@@ -366,3 +366,23 @@ def test_a_run_without_a_terminal_says_so() -> None:
 def test_the_switch_of_a_bench_is_what_its_file_names(tmp_path: Path) -> None:
     assert isinstance(switch(tmp_path, "{kind: manual}"), ManualPower)
     assert isinstance(switch(tmp_path, f"{{{FILE}}}"), CommandPower)
+
+
+def test_the_rehearsal_on_the_loopback_is_switched_by_its_bench_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTC_BENCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "bench.yaml"
+    path.write_text((ROOT / "fixtures" / "benches" / "rehearsal-loopback.yaml").read_text())
+    bench = load_bench(path)
+    power = power_for(bench)
+
+    assert power.is_on() is False
+    power.on(Deadline(PATIENCE))
+    try:
+        assert power.is_on() is True
+        assert isinstance(bench.host, SshHostSpec) and bench.host.ssh_config is not None
+        assert "Host rehearsal" in bench.host.ssh_config.read_text()
+    finally:
+        power.off(Deadline(PATIENCE))
+    assert power.is_on() is False
