@@ -19,7 +19,11 @@ from harness.errors import (
 )
 from harness.judge.evidence import AGENTS_RECORD, TRACE
 from harness.judge.guest import GuestJudge
+from harness.judge.record import RunRecord, read_record
 from harness.judge.verdict import INCONCLUSIVE, MOST_INCONCLUSIVE, PRODUCT_FAULT, Verdict
+
+EVERYTHING_COUNTS = RunRecord()
+FORMER = "  (former session)"
 
 
 @dataclass(frozen=True)
@@ -38,52 +42,33 @@ def rejudge(run_dir: Path) -> list[Rejudged]:
 
     Raises ConfigurationError where run_dir is no run directory, OSError for a file not to be read or written.
     """
-    settings = _settings(run_dir)
+    record = read_record(run_dir)
     guests = sorted({path.parent for name in (TRACE, AGENTS_RECORD) for path in run_dir.glob(f"*/{name}")})
     if not guests:
         raise ConfigurationError(f"{run_dir} holds no guest's {TRACE} or {AGENTS_RECORD}: not a run directory")
-    parameters, former = settings
-    return [_rejudge_guest(guest, parameters, former=guest.name in former) for guest in guests]
+    return [_rejudge_guest(guest, record) for guest in guests]
 
 
-def _settings(run_dir: Path) -> tuple[dict[str, int], set[str]]:
-    """The judge's parameters as run.json has them, and the guests of sessions that were cut; defaults without it."""
-    path = run_dir / "run.json"
-    if not path.exists():
-        return {}, set()
-    try:
-        run = json.loads(path.read_bytes())
-        session = 1 + len(run.get("former_sessions", ()))
-        former = {vm for vm, about in run.get("guests", {}).items() if about.get("session", 1) < session}
-        return {key: int(run[key]) for key in ("window_ns", "estimate_tolerance") if key in run}, former
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-
-
-def _rejudge_guest(vm_dir: Path, settings: dict[str, int], *, former: bool) -> Rejudged:
-    with GuestJudge(vm_dir, **settings) as judge:
+def _rejudge_guest(vm_dir: Path, record: RunRecord) -> Rejudged:
+    with GuestJudge(vm_dir, **record.parameters) as judge:
         judge.refresh()
         verdicts = judge.decide(judge.last_known_ns, final=True)
         errors = tuple(judge.errors)
     with (vm_dir / "rejudged.jsonl").open("w", encoding="utf-8") as out:
         for verdict in verdicts:
             out.write(json.dumps(verdict.as_json()) + "\n")
-    return Rejudged(vm_dir.name, tuple(verdicts), errors, former)
+    return Rejudged(vm_dir.name, tuple(verdicts), errors, record.is_former(vm_dir.name))
 
 
-def exit_code(guests: Sequence[Rejudged]) -> int:
+def exit_code(guests: Sequence[Rejudged], record: RunRecord = EVERYTHING_COUNTS) -> int:
     """1 for product faults, else 10 for what makes the run worth little, else 0.
 
     Updates that were cut off by the end of listening say nothing about the run, nor does what was cut with a session
-    of it that another one has gone on from.
+    of it that another one has gone on from, or was done again there.
     """
-    count = Counter(
-        verdict.verdict
-        for guest in guests
-        for verdict in guest.verdicts
-        if not verdict.cut and not (guest.former and verdict.verdict == INCONCLUSIVE)
-    )
-    if count[PRODUCT_FAULT]:
+    counting, _ = _sessions(guests, record)
+    count = Counter(verdict.verdict for verdict in counting if not verdict.cut)
+    if count[PRODUCT_FAULT] or any(record.why_a_fault(verdict) for verdict in counting):
         return EXIT_PRODUCT
     errors = [error for guest in guests if not guest.former for error in guest.errors]
     if errors or count[INCONCLUSIVE] > MOST_INCONCLUSIVE * count.total():
@@ -91,20 +76,38 @@ def exit_code(guests: Sequence[Rejudged]) -> int:
     return 0
 
 
-def _print(guests: Sequence[Rejudged]) -> None:
+def _sessions(guests: Sequence[Rejudged], record: RunRecord) -> tuple[list[Verdict], list[Verdict]]:
+    """What counts, and what does not: the work of a former session that was cut, or done again since."""
+    everything = [verdict for guest in guests for verdict in guest.verdicts]
+    superseded = record.superseded(everything)
+    counting = [verdict for verdict in everything if id(verdict) not in superseded]
+    return counting, [verdict for verdict in everything if id(verdict) in superseded]
+
+
+def _print(guests: Sequence[Rejudged], record: RunRecord) -> None:
+    counting, former = _sessions(guests, record)
+    gone = {id(verdict) for verdict in former}
     for guest in guests:
         for verdict in guest.verdicts:
-            latency = "" if verdict.latency_ms is None else f"  {verdict.latency_ms:+.2f} ms"
-            if verdict.latency_ms is not None and verdict.uncertainty_ms is not None:
-                latency += f" +- {verdict.uncertainty_ms:.1f}"
-            why = f"  {verdict.diagnosis}" if verdict.diagnosis else ""
-            print(f"{guest.vm}  {verdict.item}  {verdict.verdict}{latency}{why}")
+            print(f"{guest.vm}  {_line(verdict, record)}{FORMER if id(verdict) in gone else ''}")
     for guest in guests:
         for error in guest.errors:
-            print(error, file=sys.stderr)
-    count = Counter(verdict.verdict for guest in guests for verdict in guest.verdicts)
-    told = ", ".join(f"{number} {word}" for word, number in sorted(count.items())) or "nothing to judge"
-    print(f"{count.total()} verdicts: {told}")
+            print(f"{error}{FORMER if guest.former else ''}", file=sys.stderr)
+    print(f"{len(counting)} verdicts: {_counted(counting) or 'nothing to judge'}")
+    if former:
+        print(f"not among them, cut with a former session or done again since: {_counted(former)}")
+
+
+def _line(verdict: Verdict, record: RunRecord) -> str:
+    latency = "" if verdict.latency_ms is None else f"  {verdict.latency_ms:+.2f} ms"
+    if verdict.latency_ms is not None and verdict.uncertainty_ms is not None:
+        latency += f" +- {verdict.uncertainty_ms:.1f}"
+    why = "".join(f"  {text}" for text in (verdict.diagnosis, record.why_a_fault(verdict)) if text)
+    return f"{verdict.item}  {verdict.verdict}{latency}{why}"
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in sorted(Counter(v.verdict for v in verdicts).items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON, one a line")
     options = parser.parse_args(arguments)
     try:
-        guests = rejudge(options.run)
+        record, guests = read_record(options.run), rejudge(options.run)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
@@ -122,12 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(InfrastructureError(f"the run cannot be judged: {error}"), file=sys.stderr)
         return EXIT_INFRASTRUCTURE
     if options.json:
-        for guest in guests:
-            for verdict in guest.verdicts:
-                print(json.dumps(verdict.as_json()))
+        counting, former = _sessions(guests, record)
+        for verdict in counting:
+            print(json.dumps(verdict.as_json()))
+        for verdict in former:
+            print(json.dumps({**verdict.as_json(), "former_session": True}))
     else:
-        _print(guests)
-    return exit_code(guests)
+        _print(guests, record)
+    return exit_code(guests, record)
 
 
 if __name__ == "__main__":
