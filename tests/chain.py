@@ -31,7 +31,9 @@ class Run:
         if bench is not None:
             (folder / "bench.yaml").write_text(bench, encoding="utf-8")
             command += ["--bench", str(folder / "bench.yaml")]
-        command += ["--run-dir", str(self.directory), "--rtc-seed", "3", *options]
+        if "--attach" not in options:  # where nothing is planned, nothing comes from a seed
+            command += ["--rtc-seed", "3"]
+        command += ["--run-dir", str(self.directory), *options]
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
