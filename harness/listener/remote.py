@@ -144,6 +144,12 @@ class RemoteListening:
         """The last lines of its standard error, and what stood on its output before it began."""
         return [*self._noise, *self._process.last_lines]
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id on the host, where that is known."""
+        pid: int | None = getattr(self._process, "pid", None)
+        return pid
+
     def close(self) -> None:
         """End it, and prove that it has ended. Idempotent. Raises InfrastructureError naming what is left."""
         if self._closed:
