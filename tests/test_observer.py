@@ -176,7 +176,7 @@ def test_a_link_that_was_cut_is_told_apart_from_an_observer_that_ended(
     with Service(tmp_path / "s"):
         listener = connected(listening, tmp_path / "s", tmp_path / "e")
         host.cut_link()
-        assert "the link to far-host was lost: connection reset" in failed(listener)
+        assert "nothing is heard from far-host any more: connection reset" in failed(listener)
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ class RemoteListening:
             self._lost_known.wait(min(_LOOK, deadline.remaining))
         lost = self._cause()
         if lost is not None:
-            return self._error(f"the link to {self._host.name} was lost: {lost.problem}")
+            return self._error(f"nothing is heard from {self._host.name} any more: {lost.problem}")
         status = self._process.exit_status()
         how = "its output has ended" if status is None else f"exit status {status}"
         return self._error(f"the observer{self.place} has ended ({how})")
