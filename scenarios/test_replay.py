@@ -26,4 +26,4 @@ def guest(plan: Plan) -> System | None:
 def test_replay(update: Update) -> None:
     """Each plan of the file, in its order; the judge decides as it did the first time."""
     verdict = update.judged()
-    assert verdict.verdict in {"pass", "known vRTC defect"}
+    assert verdict.verdict in {"pass", "known vRTC defect", "known acrn-dm defect"}

@@ -11,6 +11,8 @@ SERVICES = ("project", "hsm", "behind-acrn-dm", "acrn-dm")
 """The forms of events: our own, its own on the hypervisor's ring, its own behind acrn-dm, and acrn-dm's."""
 VRTCS = ("dm", "hv")
 FORMAT = 1
+BACKWARDS_NS = 5_000_000
+"""By so much may a stamp lie before the one before it, beside what they may be wrong by: the lines' order counts."""
 
 
 class AgentWitnessParser:
@@ -32,7 +34,8 @@ class AgentWitnessParser:
             text = f"witness.jsonl line {self.line} cannot be read ({error!r}): {line[:120]!r}"
             return [Problem(before_ns, before_ns, text)]
         self.last_arrival_ns = max(stamp_ns, before_ns)
-        if found is not None and stamp_ns < before_ns:
+        uncertainty_ns = record.get("uncertainty_ns", 0)
+        if found is not None and stamp_ns + 2 * uncertainty_ns + BACKWARDS_NS < before_ns:
             text = f"witness.jsonl line {self.line}: its stamp {stamp_ns} lies before the one before it"
             return [Problem(stamp_ns, before_ns, text), found]
         return [] if found is None else [found]
@@ -45,6 +48,7 @@ class AgentWitnessParser:
             return Access(stamp_ns, stamp_ns, register, value, event == "read", uncertainty_ns)
         if event in ("start", "anchor"):
             return _start(event, stamp_ns, record)
+        stamp_ns = max(stamp_ns, self.last_arrival_ns)
         if event == "system-reset":
             return SystemReset(stamp_ns)
         if event == "service-restart":

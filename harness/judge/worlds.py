@@ -135,11 +135,12 @@ class _Step(NamedTuple):
     told: Form | None
     after: Form
     outcome: Announced | Withheld | Moved | None
+    moved: bool = False
     ticks: int = 0
 
     def ahead(self, world: World) -> int:
         """From where the clock counts its seconds now."""
-        return world.ahead if self.since == world.since else -self.ticks
+        return -self.ticks if self.moved else world.ahead
 
 
 class WorldsModel:
@@ -314,8 +315,8 @@ class WorldsModel:
         assert isinstance(clock, HvClock)
         clock.counted_from(second)
         if isinstance(outcome, Announced):
-            return _Step(clock, moment, Form(outcome.last_time), Form(outcome.new_time), outcome)
-        return _Step(clock, moment, None, Form(0), outcome)
+            return _Step(clock, moment, Form(outcome.last_time), Form(outcome.new_time), outcome, moved=True)
+        return _Step(clock, moment, None, Form(0), outcome, moved=True)
 
     def _told(self, world: World, step: _Step, arcs: Arcs, moment: Moment, first: bool) -> World:
         """The world after a write that sends a raw event in this one or another."""
