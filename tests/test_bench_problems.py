@@ -279,7 +279,7 @@ def test_the_command_line_tells_problems_and_exits_as_for_configuration(
     assert f"{DEFAULT_BENCH}: good" in out
 
 
-LINES = DEFAULT_BENCH.read_text().splitlines(keepends=True)
+FILES = [DEFAULT_BENCH, *(DEFAULT_BENCH.with_name(f"{name}.yaml") for name in ("nuc", "nested", "rehearsal-loopback"))]
 SYNTAX = ["- ", ": ", "[", "]", "{", "}", "&a ", "*a", "<<", '"', "'", "#", "---", "...", "|", ">", "? "]
 VALUES = ["!!set ", "!x ", "null", "1e999", "0x", "0o9", "1:2", "2024-02-30", "\\ud800", "\0", "\x85"]
 PIECES = st.sampled_from([*SYNTAX, *VALUES, "\ufeff", "%YAML 9", "\n", "\t"])
@@ -287,7 +287,7 @@ PIECES = st.sampled_from([*SYNTAX, *VALUES, "\ufeff", "%YAML 9", "\n", "\t"])
 
 @st.composite
 def mutated_files(draw: st.DrawFn) -> bytes:
-    lines = list(LINES)
+    lines = draw(st.sampled_from(FILES)).read_text().splitlines(keepends=True)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(lines) - 1))
         change = draw(st.sampled_from(["drop", "double", "swap", "insert", "indent", "cut"]))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.engine.rundir import RunDirectory
 from harness.errors import ConfigurationError
 from harness.guests.console_log import ConsoleLog
 from harness.secrets import MASK, Masker, read_secret
@@ -217,3 +218,17 @@ def test_without_secrets_nothing_is_touched() -> None:
 
     assert not masker.active
     assert masker.mask("any") == "any"
+
+
+def test_what_a_run_leaves_of_itself_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_SECRET", "plain-secret")
+    monkeypatch.setattr("sys.argv", ["pytest", "--bench", "plain-secret.yaml"])
+    secret = read_secret("THE_SECRET", None)
+    run = RunDirectory(tmp_path / "run", 1, {"host": f"me:{secret}@host"})
+    run.add_error("infrastructure error", None, f"refused {secret}")
+    run.add_note(f"says {secret}")
+    run.end()
+
+    left = "".join(path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert f"refused {MASK}" in left and f"me:{MASK}@host" in left
+    assert "plain-secret" not in left

@@ -34,7 +34,7 @@ def _check(files: Sequence[Path], connect: bool) -> int:
             f"{kind.name} ({kind.machine + ', ' if bench.host.kind == 'local' else ''}{kind.vrtc}, {kind.system})"
             for kind in bench.guests
         )
-        print(f"{path}: good: bench {bench.name} on a {bench.host.kind} host; guests {guests}", flush=True)
+        print(f"{path}: good: bench {bench.name} on a host of kind {bench.host.kind}; guests {guests}", flush=True)
         if connect:
             status = _connect(bench) or status
     return status
