@@ -185,8 +185,8 @@ def test_a_bench_that_fails_a_third_time_is_broken_by_its_first_cause() -> None:
 
 def test_a_host_that_does_not_come_up_is_tried_as_often() -> None:
     hosts = Hosts()
-    hosts.problem = InfrastructureError("no route to it")
     for _ in range(3):
+        hosts.problem = InfrastructureError("no route to it")
         with pytest.raises(InfrastructureError, match="no route"):
             hosts.hold()
         hosts.root.fail(hosts.problem, None)

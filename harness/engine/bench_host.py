@@ -71,6 +71,7 @@ class BenchHosts:
         self._kept = contextlib.ExitStack()
         self._reserved = False
         self._powered_on = False
+        self._was_on: bool | None = None
         self._power: Power | None = None
         self.root: Root[BenchUse] = Root(self._take)
 
@@ -95,8 +96,8 @@ class BenchHosts:
 
     def _take(self, stack: contextlib.ExitStack, anew: bool, deadline: Deadline) -> BenchUse:
         self._reserve(deadline)
-        self._switch_on(anew, deadline)
-        host = stack.enter_context(self._host())
+        switched = self._switch_on(anew, deadline)
+        host = self._host(stack, deadline, booting=anew or switched)
         from harness.listener.remote import RemoteListening
 
         listening = RemoteListening(host, self._folder, deadline)
@@ -111,10 +112,12 @@ class BenchHosts:
         self._kept.enter_context(reservation_for(self._bench))
         self._reserved = True
 
-    def _switch_on(self, anew: bool, deadline: Deadline) -> None:
-        """On, after a failure by way of off. Where nobody can say whether it was on it is left on at the end."""
+    def _switch_on(self, anew: bool, deadline: Deadline) -> bool:
+        """On, after a failure by way of off; whether it was switched. Where nobody can say whether it was on before it
+        is left on at the end.
+        """
         if self._bench.power is None:
-            return
+            return False
         if self._power is None:
             from harness.hosts.power import power_for
 
@@ -133,8 +136,8 @@ class BenchHosts:
         if isinstance(spec, SshHostSpec):
             from harness.hosts.ssh import SshHost
 
-            return SshHost(spec)
+            return SshHost(spec, booting=self._bench.power is not None)
         assert isinstance(spec, NestedHostSpec), "this machine is no bench's host"
         from harness.hosts.nested import NestedHost
 
-        return NestedHost(spec, self._folder)
+        return stack.enter_context(NestedHost(spec, self._folder))

@@ -239,7 +239,7 @@ class BenchLaunch:
             return
         if ends_by == "destroy":
             assert self._service is not None
-            self._service.destroy(deadline)
+            self._service.destroy(lambda: process.exit_status() is not None, deadline)
         elif ends_by == "inside":
             guest.power_off(deadline)
         if ends_by != "signal":

@@ -183,6 +183,7 @@ class Engine:
         root = self._host
         if not isinstance(root, Root) or not isinstance(error, InfrastructureError):
             return None, error
+        root.fail(error, None)  # where it has not been told yet: what goes wrong again and again must come to an end
         if root.is_broken:
             return None, root.broken()
         kind = self._work.kind(lane.name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import select
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from harness import pyz
 from harness.bench import Bench
@@ -15,6 +15,7 @@ from harness.errors import InfrastructureError
 from harness.hosts.base import Host, HostProcess
 
 CLOSE_TIMEOUT = 10.0
+_LOOK = 0.05
 
 # acrn-dm's process may be a child of a launch script, or of somebody else: who listens on its socket is it.
 _WHO_LISTENS = """
@@ -48,7 +49,7 @@ class JudgedService:
         self.socket = monitor
         """Where its events are heard."""
 
-    def start(self, stack: contextlib.ExitStack, changed: Any, deadline: Deadline) -> None:
+    def start(self, stack: contextlib.ExitStack, changed: Callable[[], object], deadline: Deadline) -> None:
         """Deploy and start it, where it is not the device model's own. Raises as the host's methods."""
         if self.judged in {"project", "acrn-dm"}:
             return
@@ -84,21 +85,24 @@ class JudgedService:
             log=self._folder / "service.log",
         )
 
-    def destroy(self, deadline: Deadline) -> None:
-        """Have the guest destroyed, by way of whoever takes commands. Raises InfrastructureError where that is refused.
+    def destroy(self, is_gone: Callable[[], bool], deadline: Deadline) -> None:
+        """Have the guest destroyed, by way of whoever takes commands; returns once that is answered, or it is gone.
+
+        Raises InfrastructureError where it is refused.
         """
         socket = self.socket if self.judged == "behind-acrn-dm" else self._monitor
         channel = self._host.connect(socket, deadline)
         try:
             channel.send(json.dumps({"command": "destroy"}).encode())
             answer = b""
-            while b"}" not in answer:
-                if not select.select([channel.fileno()], [], [], deadline.remaining)[0]:
+            while b"}" not in answer and not is_gone():
+                if select.select([channel.fileno()], [], [], min(_LOOK, deadline.remaining))[0]:
+                    data = channel.recv(4096)
+                    if not data:
+                        return  # it ended at once; whether it has is looked at by whoever asked
+                    answer += data
+                elif deadline.expired:
                     raise InfrastructureError(f"no answer to destroy on {socket}", waited=deadline.elapsed)
-                data = channel.recv(4096)
-                if not data:
-                    return  # it ended at once; whether it has is looked at by whoever asked
-                answer += data
         finally:
             channel.close()
         if b"-1" in answer:

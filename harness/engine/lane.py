@@ -133,6 +133,9 @@ class Lane:
                 except OSError as problem:
                     self.failed = True
                     error = self._strategy.fail(InfrastructureError(f"{type(problem).__name__}: {problem}"))
+                except Exception as problem:  # our own bug; see below
+                    self.failed = True
+                    error = self._strategy.fail(self._bug(problem))
                 finally:
                     self._launch.hush()
                     if self._launch.end_is_told():
@@ -142,10 +145,13 @@ class Lane:
         except BenchError as problem:  # what a close found still there, or the disk did not take
             left = problem
         except Exception as problem:  # our own bug: who waits for this lane's outcomes must hear of it
-            log.exception("lane %s", self.name)
-            error = error or InfrastructureError(f"the harness itself failed: {type(problem).__name__}: {problem}")
+            error = error or self._bug(problem)
         self._judge.close()
         self._desk.ended(self, left if self._stopping.is_set() else error or left)
+
+    def _bug(self, problem: Exception) -> InfrastructureError:
+        log.exception("lane %s", self.name)
+        return InfrastructureError(f"the harness itself failed: {type(problem).__name__}: {problem}")
 
     def _boot(self, stack: contextlib.ExitStack) -> bool:
         """Whether there is a guest now; none where others were quicker to do all that there was."""

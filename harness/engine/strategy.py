@@ -128,6 +128,7 @@ class Root(Generic[HostUse]):
         self._soiled = False
         self._failures = 0
         self._told: object = None
+        self._causes: list[BenchError] = []
         self.first_cause: BenchError | None = None
         """What failed first in this run."""
 
@@ -172,6 +173,9 @@ class Root(Generic[HostUse]):
         if isinstance(error, (ConfigurationError, BrokenBench)):
             return  # what is wrong with a file does not get right by another try
         with self._changed:
+            if any(error is known for known in self._causes):
+                return
+            self._causes.append(error)
             self.first_cause = self.first_cause or error
             if use is not None:
                 if use is not self._use or (use.failure is not None and self._told is use):

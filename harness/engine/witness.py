@@ -73,7 +73,7 @@ class BenchWitness:
 
     def start(self, reading: RtcReading) -> None:
         """The guest's RTC showed this: what it is from here on is known. Raises InfrastructureError for a full disk."""
-        self._clock.add(reading.sent_ns, reading.guest_ns, reading.received_ns)
+        self._clock.add(reading.sent_ns - reading.grain_ns, reading.guest_ns, reading.received_ns)
         stamp = self._ours(reading.guest_ns, reading.grain_ns, reading.sent_ns, reading.received_ns)
         about = self._about
         self._begun = True
