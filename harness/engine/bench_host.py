@@ -122,21 +122,25 @@ class BenchHosts:
             from harness.hosts.power import power_for
 
             self._power = power_for(self._bench)
-            was_on = self._power.is_on()
-        else:
-            was_on = None
+            self._was_on = self._power.is_on()
         if anew:
             self._power.off(deadline)
-        if anew or not was_on:
-            self._power.on(deadline)
-            self._powered_on = self._powered_on or was_on is False
+        elif self._was_on:
+            return False
+        self._power.on(deadline)
+        self._powered_on = self._was_on is False
+        return True
 
-    def _host(self) -> Host:
+    def _host(self, stack: contextlib.ExitStack, deadline: Deadline, *, booting: bool) -> Host:
+        """The host, when it has let us in. booting: it may take its time."""
         spec = self._bench.host
         if isinstance(spec, SshHostSpec):
             from harness.hosts.ssh import SshHost
 
-            return SshHost(spec, booting=self._bench.power is not None)
+            host = SshHost(spec)
+            host.open(deadline.within(spec.boot_timeout if booting else spec.connect_timeout), booting=booting)
+            stack.push(host)
+            return host
         assert isinstance(spec, NestedHostSpec), "this machine is no bench's host"
         from harness.hosts.nested import NestedHost
 
