@@ -37,6 +37,9 @@ END_TIMEOUT = 8.0
 """Seconds for a keeper to end its program: 1 s for its input's end, 3 s for SIGTERM, SIGKILL, and some more."""
 
 _BETWEEN_TRIES = 0.3
+FIRST_PATIENCE = 2.0
+"""Seconds for the first try to get into a host that boots, more for each further one: something may accept the
+connection long before the host does, as QEMU's network and some switches do."""
 _STATUS_IS_LATE = 1.0
 
 
@@ -44,7 +47,7 @@ class SshHost:
     """A machine that SSH reaches; a context manager, or `open` and `close`, which may be done again.
 
     address_override: where to connect, whatever the spec's address is; that one remains the name by which the host's
-    key is known.
+    key is known. booting: as a context manager, have the spec's boot_timeout for it to come up.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class SshHost:
         address_override: tuple[str, int] | None = None,
         name: str | None = None,
         kind: HostKind = "ssh",
+        booting: bool = False,
     ) -> None:
         self.spec = spec
         self.name = name or spec.address
         self.kind: HostKind = kind
         self.python = spec.python
         self._override = address_override
+        self._booting = booting
         self._target: Target | None = None
         self._lock = threading.RLock()
         self._links: list[Link] = []
@@ -74,7 +79,8 @@ class SshHost:
     # -- its life --------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> SshHost:
-        self.open(Deadline(self.spec.connect_timeout))
+        patience = self.spec.boot_timeout if self._booting else self.spec.connect_timeout
+        self.open(Deadline(patience), booting=self._booting)
         return self
 
     def __exit__(
@@ -98,9 +104,10 @@ class SshHost:
         self._lost.clear()
         self._target = resolve(self.spec, override=self._override)
         started = Deadline(0)
+        patience = FIRST_PATIENCE
         while True:
             try:
-                self._begin(deadline)
+                self._begin(deadline.within(patience) if booting else deadline)
                 return
             except NotReached as error:
                 self._close_links()
@@ -113,6 +120,7 @@ class SshHost:
                 self._close_links()
                 raise
             time.sleep(min(_BETWEEN_TRIES, deadline.remaining))  # that a machine is up can only be tried
+            patience *= 1.5
 
     def _begin(self, deadline: Deadline) -> None:
         assert self._target is not None

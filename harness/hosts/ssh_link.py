@@ -66,12 +66,14 @@ def open_link(
         make = through
         for jump in target.jumps:
             transport = _logged_in(jump, deadline, make, stack)
-            make = _forwarder(transport)
+            make = forwarder(transport)
         transport = _logged_in(target, deadline, make, stack)
         return Link(transport, stack.pop_all())
 
 
-def _forwarder(transport: paramiko.Transport) -> Callable[[str, int, Deadline], Any]:
+def forwarder(transport: paramiko.Transport) -> Callable[[str, int, Deadline], Any]:
+    """Makes streams to addresses as that host sees them."""
+
     def make(address: str, port: int, deadline: Deadline) -> paramiko.Channel:
         try:
             return transport.open_channel(

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ def first_words(archive: bytes, base: str | None, mark: str) -> bytes:
     source = (Path(harness.onhost.__file__).parent / "bootstrap.py").read_text(encoding="utf-8")
     code = f"{source}\nbecome_session(f, {len(archive)}, {base!r}, {mark!r})\n"
     return b'exec(__import__("base64").b64decode("' + base64.b64encode(code.encode()) + b'"))\n' + archive
+
+
+class Unfit(ConfigurationError):
+    """The host lets us in and cannot be used; `what` is it for: python, folder, sudo."""
+
+    def __init__(self, what: str, problem: str, *, last_lines: Sequence[str] = (), hint: str) -> None:
+        super().__init__(problem, last_lines=last_lines, hint=hint)
+        self.what = what
 
 
 class Session:
@@ -105,18 +113,21 @@ class Session:
         if remote.status is None:
             return NotReached(f"{self._name}: the connection ended before the session was up", last_lines=lines)
         if "sudo:" in said:
-            return ConfigurationError(
+            return Unfit(
+                "sudo",
                 f"{self._name}: sudo does not start commands without asking",
                 last_lines=lines,
-                hint="allow it there (USER ALL=(root) NOPASSWD: ALL, in /etc/sudoers.d), or log in as root without sudo",
+                hint="allow it there (USER ALL=(root) NOPASSWD: ALL, in /etc/sudoers.d), or log in as root",
             )
         if remote.status == 127 or "not found" in said or "No such file" in said:
-            return ConfigurationError(
+            return Unfit(
+                "python",
                 f"{self._name}: there is no {python} on it",
                 last_lines=lines,
                 hint="install Python 3.10 or newer there, or name it as `python` in the bench file (a path will do)",
             )
-        return ConfigurationError(
+        return Unfit(
+            "python",
             f"{self._name}: Python does not run there (status {remote.status})",
             last_lines=lines,
             hint=f"may this user run commands there? Try `ssh HOST {python} --version`, which should say 3.10 or more",
@@ -162,12 +173,14 @@ class Session:
 
 def _refusal(name: str, facts: dict[str, Any], python: str) -> BenchError:
     if facts["failed"] == "python":
-        return ConfigurationError(
+        return Unfit(
+            "python",
             f"{name}: {python} there is too old: {facts['why']}; the tools need 3.10",
             hint="install a newer one there and name it as `python` in the bench file (a path will do)",
         )
     if facts["failed"] == "folder":
-        return ConfigurationError(
+        return Unfit(
+            "folder",
             f"{name}: no folder can be made there: {facts['why']}",
             hint="name one as `folder` in the bench file that this user may write to, on a disk with room",
         )

@@ -154,7 +154,7 @@ class Keeper:
                 self._end()
         finally:
             self.left = sorted(processes.descendants(os.getpid()).values())
-            self.survivors = processes.end_all(lambda: processes.descendants(os.getpid()), TERM_GRACE, reap=self._reap)
+            self.survivors = processes.end_all(lambda: processes.descendants(os.getpid()), TERM_GRACE / 2, reap=self._reap)
             self._drain()
         return self._status if self._status is not None else -int(signal.SIGKILL)
 
