@@ -143,7 +143,7 @@ class BenchLaunch:
             return {"kernel": "", "initrd": "", "append": ""}
         kind = self._about.spec.name
         initrd = "" if image.initrd is None else host.put(image.initrd, f"{kind}.initrd", deadline)
-        kernel = host.put(image.kernel, f"{kind}.kernel", deadline)
+        kernel = host.put(image.packed or image.kernel, f"{kind}.kernel", deadline)
         return {"kernel": kernel, "initrd": initrd, "append": image.command_line(self._about.nonce)}
 
     def _monitor(self, host: Host) -> str:
