@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
+import functools
 import json
 import os
 import select
@@ -33,7 +34,7 @@ GRACE = 1.0
 """Seconds for a program to end by itself once its input has ended."""
 
 TERM_GRACE = 3.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL: the first half is the program's alone, in which it may end its own in order."""
 
 LAST_WORDS = 1.0
 """Seconds for somebody to take the last words."""
@@ -153,8 +154,9 @@ class Keeper:
             if self._status is None:
                 self._end()
         finally:
-            self.left = sorted(processes.descendants(os.getpid()).values())
-            self.survivors = processes.end_all(lambda: processes.descendants(os.getpid()), TERM_GRACE / 2, reap=self._reap)
+            below = functools.partial(processes.descendants, os.getpid())
+            self.left = sorted(below().values())
+            self.survivors = processes.end_all(below, TERM_GRACE / 2, reap=self._reap)
             self._drain()
         return self._status if self._status is not None else -int(signal.SIGKILL)
 
