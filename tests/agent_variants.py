@@ -5,10 +5,12 @@ What is replaced is replaced in a copy made for the test: no agent that goes int
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,21 +84,24 @@ def agent_command(variant: str, pretence: Pretence, folder: Path) -> list[str]:
     for name in ("lockdown", "ioports"):
         (folder / name).write_text(getattr(pretence, name))
     if variant == "c":
-        return [str(_compiled(pretence.processor, folder))]
+        (folder / "agent").write_bytes(_compiled(pretence.processor))
+        (folder / "agent").chmod(0o755)
+        return [str(folder / "agent")]
     if variant == "python":
         return [sys.executable, str(_python_start(pretence, folder))]
     return [*SHELLS[variant], str(_script(pretence, folder))]
 
 
-def _compiled(processor: Processor, folder: Path) -> Path:
-    path = folder / "agent"
+@functools.cache
+def _compiled(processor: Processor) -> bytes:
     sources = [*map(str, sorted(SOURCES.glob("agent*.c"))), str(SOURCES / "small_libc.c")]
-    command = [
-        *("gcc", "-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic", "-fno-stack-protector", "-Os"),
-        *("-U_FORTIFY_SOURCE", "-std=gnu11", f"-D{processor.as_macro()}", "-o", str(path)),
-    ]
-    subprocess.run([*command, *sources, str(SOURCES / "bare" / "bare_libc.c")], check=True)
-    return path
+    with tempfile.NamedTemporaryFile() as made:
+        command = [
+            *("gcc", "-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic", "-fno-stack-protector", "-Os"),
+            *("-U_FORTIFY_SOURCE", "-std=gnu11", f"-D{processor.as_macro()}", "-o", made.name),
+        ]
+        subprocess.run([*command, *sources, str(SOURCES / "bare" / "bare_libc.c")], check=True)
+        return Path(made.name).read_bytes()
 
 
 def _python_start(pretence: Pretence, folder: Path) -> Path:

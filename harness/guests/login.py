@@ -86,10 +86,10 @@ class Shell:
         """
         for _ in range(_TRIES):
             self._asked += 1
-            # In two parts, so that an echo of it is no answer.
-            line = f"echo @'rtc'{self._asked}:$({command})@\n"
+            # In two parts, so that an echo of it is no answer; the second line tells that the first one came torn.
+            line = f"echo @'rtc'{self._asked}:$( {command})@; echo @'rtc'{self._asked}.@\n"
             self._send(line.encode() + data, deadline)
-            pattern = re.compile(rb"@rtc%d:([^@\r\n]*)@" % self._asked)
+            pattern = re.compile(rb"@rtc%d:(?P<answer>[^@\r\n]*)@|@rtc%d\.@" % (self._asked, self._asked))
             try:
                 found = self._console.wait_for(pattern, f"an answer to {command!r}", deadline.within(patience))
             except ConsoleTimeout:
@@ -97,7 +97,8 @@ class Shell:
                     raise
                 self._send(b"\n" * (len(data) + 1), deadline)  # what was lost of the data is waited for still
                 continue
-            return found[1].decode("utf-8", "replace").strip()
+            if found["answer"] is not None:
+                return found["answer"].decode("utf-8", "replace").strip()
         raise InfrastructureError(
             f"{self._console.name}: its shell answered nothing to {command!r}, asked {_TRIES} times",
             last_lines=self._console.last_lines,
