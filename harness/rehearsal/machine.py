@@ -27,11 +27,8 @@ from harness.qemu.qmp import QmpMonitor
 from harness.qemu.user_network import forwarded_port, user_network
 from harness.qemu.version import find_qemu
 from harness.rehearsal.keys import ALIAS, Keys, make_keys, write_ssh_config
-from harness.rehearsal.machine_image import NETWORK_CARD, MachineImage, key_arguments, machine_image
+from harness.rehearsal.machine_image import MEMORY, NETWORK_CARD, PROCESSORS, MachineImage, key_arguments, machine_image
 from harness.rehearsal.nested_bench import prepare_nested
-
-MEMORY = 768
-"""MiB. The image takes 100 of it, a Linux guest inside about 200."""
 
 OFF = 1
 """The exit status of `status` where the machine is off."""
@@ -72,7 +69,7 @@ class Machine:
         """What the machine's console said since it was switched on."""
         return self.folder / "console.log"
 
-    def on(self, deadline: Deadline, *, port: int = 0, memory: int = MEMORY, processors: int = 1) -> int:
+    def on(self, deadline: Deadline, *, port: int = 0, memory: int = MEMORY, processors: int = PROCESSORS) -> int:
         """Switch it on, if it is off; the port at which its SSH will be. Does not wait for that.
 
         port: one of this machine's loopback; 0: the one that it had before if that is free, else any.
@@ -223,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where its keys, logs and state are")
     parser.add_argument("--port", type=int, default=0, help="its SSH's port on this machine's loopback (default: any)")
     parser.add_argument("--memory", type=int, default=MEMORY, metavar="MIB")
-    parser.add_argument("--processors", type=int, default=1, metavar="N")
+    parser.add_argument("--processors", type=int, default=PROCESSORS, metavar="N")
     options = parser.parse_args(arguments)
     machine, deadline = Machine(options.folder.absolute()), Deadline(TIMEOUT)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ AUTHORIZED_KEYS = "opt/rtc-bench/authorized-keys"
 SAY = "opt/rtc-bench/say"
 """Names of QEMU's fw_cfg entries by which a machine gets its keys, which are in no image and on no command line; and
 what it is to say on its console when it starts, as one that dies would."""
+
+MEMORY = 768
+"""MiB. The image takes 100 of it, a Linux guest inside about 200."""
+
+PROCESSORS = min(2, os.cpu_count() or 1)
+"""With two, a guest inside and what watches it do not wait for each other."""
 
 NETWORK_CARD = "virtio-net-pci,romfile="
 

@@ -8,13 +8,12 @@ import yaml
 
 from harness.deadline import Deadline
 from harness.rehearsal.keys import make_keys
-from harness.rehearsal.machine_image import key_arguments, machine_image
+from harness.rehearsal.machine_image import MEMORY, PROCESSORS, key_arguments, machine_image
 
 _HEAD = """# Made by `python -m harness.rehearsal.machine prepare`: a rehearsal of `kind: nested` without
 # ACRN. The machine is emulated (tcg), boots a kernel of the distribution without a boot loader, and our device model
 # plays acrn-dm in it: docs/nested.md says all that differs from an ACRN image with KVM.
 """
-_MEMORY = 768
 _OPTIONS = "RTC_BENCH_DM_OPTIONS=--full-events"
 _ARGUMENTS = ("-s", "5,virtio-console,@stdio:stdio_port", "--cmd_monitor", "{monitor}", "{vm}")
 
@@ -35,8 +34,8 @@ def prepare_nested(folder: Path, deadline: Deadline) -> Path:
         "kernel": "kernel",
         "initrd": "initrd",
         "append": image.append,
-        "memory": _MEMORY,
-        "processors": 2,
+        "memory": MEMORY,
+        "processors": PROCESSORS,
         "accelerator": "tcg",
         "arguments": key_arguments(keys),
         "detects": "Command line: .*rdinit=/init",
