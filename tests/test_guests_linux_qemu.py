@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,20 @@ def test_what_the_rtc_shows_is_read_in_any_format(pc: Machine) -> None:
     assert pc.guest.read_rtc(deadline).time == -1
     pc.guest.run("mended", [Write(0x0B, 0x82), *(Write(*pair) for pair in bcd), Write(0x0B, 2)], deadline)
     assert 1_888_144_496 <= pc.guest.read_rtc(deadline).time < 1_888_144_600
+
+
+def test_a_kernel_that_is_locked_down_is_a_reason_of_its_own_to_refuse(image: GuestImage, tmp_path: Path) -> None:
+    locked = replace(image, append=f"{image.append} lockdown=integrity")
+    qemu = Machine(locked, tmp_path, "pc", "-no-reboot")
+    try:
+        with pytest.raises(AgentRefused) as caught:
+            qemu.guest.boot(Deadline(PATIENCE))
+        assert caught.value.reason == "lockdown"
+        assert qemu.guest.now(Deadline(PATIENCE))[1] > 0  # its clock is nobody's secret
+    finally:
+        qemu.guest.close()
+        qemu.process.kill()
+        qemu.process.wait()
 
 
 def test_each_item_says_how_well_its_stamps_are_known(pc: Machine) -> None:

@@ -10,14 +10,21 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.guests.agent_guest import ACRN
+from harness.guests.agent_link import AgentRefused
+from harness.guests.bring import posix_cksum, push, typed
 from harness.guests.console import Console
-from harness.guests.disk import push
 from harness.guests.login import Login, Shell
+from harness.guests.steps import Write
+from harness.guests.system import NoAgent, SystemGuest
+from harness.guests.variants import Agents, Variant
+from tests.agent_variants import LAPTOP, SERVICE_VM, Pretence, Processor, agent_command
 from tests.guests_support import console_pair
 
 PATIENCE = 60.0
@@ -133,3 +140,101 @@ def test_a_guest_that_damages_all_it_is_sent_is_given_up(tmp_path: Path) -> None
         shell = Shell(console, Login(password=SECRET), Deadline(PATIENCE))
         with pytest.raises(InfrastructureError, match="not what the guest has"):
             push(shell, b"#!/bin/sh\n", Deadline(PATIENCE))
+
+
+def guest_with(*tools: str) -> str:
+    """A login to a system that has these programs and no other."""
+    found = " ".join(path for path in map(shutil.which, ("sh", "rm", "chmod", *tools)) if path)
+    return getty().replace("PATH=$PWD/bin:$PATH", f"ln -s {found} bin/; PATH=$PWD/bin")
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        ("cat", "cksum"),
+        ("cat", "md5sum", "openssl", "dd"),
+        ("cat", "sha256sum", "base64"),
+        ("cat", "cksum", "gzip", "base64", "head"),
+    ],
+    ids=" ".join,
+)
+def test_a_guest_with_few_programs_gets_it_all_the_same(tmp_path: Path, tools: tuple[str, ...]) -> None:
+    program = b"#!/bin/sh\n# 100% @rtc* 'quoted' \\ \x00\xff\n" + os.urandom(3000)
+    with terminal(tmp_path, guest_with(*tools)) as console:
+        deadline = Deadline(PATIENCE)
+        path = Path(push(Shell(console, Login(password=SECRET), deadline), program, deadline))
+        try:
+            assert path.read_bytes() == program
+        finally:
+            path.unlink()
+
+
+def test_a_guest_whose_head_is_none_is_typed_to(tmp_path: Path) -> None:
+    broken = "printf '#!/bin/sh\\nexit 1\\n' >bin/head; chmod +x bin/*; "
+    with terminal(tmp_path, getty().replace("PATH=$PWD/bin", broken + "PATH=$PWD/bin")) as console:
+        deadline = Deadline(PATIENCE)
+        path = Path(push(Shell(console, Login(password=SECRET), deadline), b"#!/bin/sh\n", deadline))
+        assert path.read_bytes() == b"#!/bin/sh\n"
+        path.unlink()
+
+
+def test_a_guest_that_cannot_say_what_it_has_is_told_so(tmp_path: Path) -> None:
+    with terminal(tmp_path, guest_with("cat")) as console:
+        shell = Shell(console, Login(password=SECRET), Deadline(PATIENCE))
+        with pytest.raises(InfrastructureError, match="nothing to compare by"):
+            push(shell, b"#!/bin/sh\n", Deadline(PATIENCE))
+
+
+@pytest.mark.skipif(shutil.which("cksum") is None, reason="there is no cksum to compare with")
+@pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 3])
+def test_a_guests_cksum_is_known(data: bytes) -> None:
+    said = subprocess.run(["cksum"], input=data, capture_output=True, check=True).stdout
+    assert int(said.split()[0]) == posix_cksum(data)
+    assert subprocess.run(["sh", "-c", f"printf '{typed(data)}'"], capture_output=True, check=True).stdout == data
+
+
+def system(console: Console, folder: Path, programs: dict[Variant, bytes], wanted: Literal["auto", "c"]) -> SystemGuest:
+    return SystemGuest(
+        console,
+        nonce="0123456789abcdef",
+        hypervisor=[ACRN],
+        agent=Agents(programs),
+        login=Login(password=SECRET),
+        variant=wanted,
+    )
+
+
+NO_PROGRAM = b"#!/bin/sh\nexit 126\n"
+
+
+def test_where_one_agent_cannot_be_started_another_is(tmp_path: Path) -> None:
+    ports = tmp_path / "ports"
+    ports.write_bytes(bytes(0x80))
+    _, script = agent_command("dash", Pretence(ports=str(ports), root=True), tmp_path)
+    with terminal(tmp_path, getty()) as console:
+        guest = system(console, tmp_path, {"c": NO_PROGRAM, "shell": Path(script).read_bytes()}, "auto")
+        guest.boot(Deadline(PATIENCE))
+        assert guest.facts["variant"] == "shell"
+        assert guest.run("item", [Write(0, 1)], Deadline(PATIENCE)).ok
+        guest.leave(Deadline(PATIENCE))
+
+
+def test_an_agent_that_ends_at_once_is_told_with_its_status(tmp_path: Path) -> None:
+    with terminal(tmp_path, getty()) as console, pytest.raises(NoAgent, match="status 126"):
+        system(console, tmp_path, {"c": NO_PROGRAM}, "c").boot(Deadline(PATIENCE))
+
+
+@pytest.mark.parametrize("processor", [LAPTOP, SERVICE_VM], ids=["laptop", "Service VM"])
+def test_a_login_on_the_wrong_machine_ends_with_a_refusal_and_nothing_left_there(
+    tmp_path: Path, processor: Processor
+) -> None:
+    ports = tmp_path / "ports"
+    ports.write_bytes(bytes(0x80))
+    _, script = agent_command("dash", Pretence(processor, ports=str(ports), root=True), tmp_path)
+    with terminal(tmp_path, getty() + "echo over >left\n") as console:
+        guest = system(console, tmp_path, {"shell": Path(script).read_bytes()}, "auto")
+        with pytest.raises(AgentRefused) as caught:
+            guest.boot(Deadline(PATIENCE))
+        assert caught.value.reason == ("service-vm" if processor is SERVICE_VM else "hypervisor")
+    assert ports.read_bytes() == bytes(0x80)
+    assert [*Path("/run").glob(".rtc-agent-*")] == []

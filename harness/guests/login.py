@@ -17,6 +17,9 @@ _REFUSED = rb"(?P<refused>[^\r\n]*(?:incorrect|denied|failure|not allowed)[^\r\n
 _SILENCE = 10.0
 """Seconds without a prompt after which a line end is sent: it may have been lost in other output."""
 
+_SOON = 2.0
+"""The same where no user has been named yet; twice as long each time."""
+
 _TRIES = 5
 ENDED = re.compile(rb"@rtc-ended:(?P<status>\d+)@")
 """What a shell says once a command has ended that it had started."""
@@ -123,14 +126,16 @@ class Shell:
         prompts = {"login": login.login_prompt, "password": login.password_prompt, "shell": login.shell_prompt}
         named = b"|".join(b"(?P<%s>%s)" % (name.encode(), text.encode()) for name, text in prompts.items())
         pattern = re.compile(_REFUSED + b"|" + named)
-        named_user = False
+        named_user, patience = False, _SOON
         while True:
+            # Whoever has named the user may be slow to ask him for more; else a prompt may have been missed in noise.
+            until = deadline.within(_SILENCE if named_user else patience)
             try:
-                found = self._console.wait_for(pattern, "a prompt to log in at", deadline.within(_SILENCE))
+                found = self._console.wait_for(pattern, "a prompt to log in at", until)
             except ConsoleTimeout:
                 if deadline.expired:
                     raise
-                named_user = False
+                named_user, patience = False, min(2 * patience, _SILENCE)
                 self._send(b"\n", deadline)
                 continue
             if found["login"] is not None:
