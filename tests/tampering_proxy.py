@@ -99,9 +99,19 @@ class Proxy:
             server.listen(1)
             client, _ = server.accept()
         with client, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as service:
-            service.connect(str(self._folder / "monitor.sock"))
+            self._connect(service)
             with contextlib.suppress(OSError):
                 self._pump(client, service)
+
+    def _connect(self, service: socket.socket) -> None:
+        """The socket's file is there a moment before the service listens."""
+        while True:
+            try:
+                service.connect(str(self._folder / "monitor.sock"))
+            except ConnectionRefusedError:
+                select.select([], [], [], 0.005)
+            else:
+                return
 
     def _pump(self, client: socket.socket, service: socket.socket) -> None:
         reader, oracle = ObjectReader(), self._oracle
