@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -187,3 +188,42 @@ def test_a_command_that_cannot_be_started_is_the_users_to_mend(command: str, tmp
     with pytest.raises(ConfigurationError, match=command):
         LocalHost().start([command], log=tmp_path / "log")
     assert descriptors() == before
+
+
+# -- what every host offers ------------------------------------------------------------------------------------------
+
+
+def test_a_command_runs_to_its_end_or_is_ended_at_the_deadline() -> None:
+    with LocalHost() as host:
+        result = host.run(["sh", "-c", "cat; echo words >&2; exit 7"], Deadline(PATIENCE), data=b"in", check=False)
+        assert (result.status, result.output, result.errors) == (7, b"in", "words\n")
+        with pytest.raises(InfrastructureError, match="ended with status 7"):
+            host.run(["sh", "-c", "exit 7"], Deadline(PATIENCE))
+        with pytest.raises(InfrastructureError, match="sleep 600 did not end in time"):
+            host.run(["sleep", "600"], Deadline(0.1))
+        with pytest.raises(ConfigurationError, match="no-such-program"):
+            host.run(["no-such-program"], Deadline(PATIENCE))
+
+
+def test_files_come_to_a_folder_of_the_hosts_own_that_goes_with_it() -> None:
+    with LocalHost() as host:
+        path = Path(host.put(b"#!/bin/sh\necho ran\n", "program", Deadline(PATIENCE), executable=True))
+        assert host.run([str(path)], Deadline(PATIENCE)).output == b"ran\n"
+        assert path.parent == Path(host.folder) and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        born = path.stat().st_ino
+        host.put(b"#!/bin/sh\necho ran\n", "program", Deadline(PATIENCE), executable=True)
+        assert path.stat().st_ino == born, "the same is not brought twice"
+        usage = host.run([host.python, "-I", host.tools(Deadline(1))], Deadline(PATIENCE), check=False)
+        assert "usage: tools.pyz" in usage.errors
+    assert not path.parent.exists()
+
+
+def test_a_process_may_have_a_terminal_of_its_own(tmp_path: Path) -> None:
+    with LocalHost() as host:
+        process = host.start(["sh", "-c", "tty; exec cat"], log=tmp_path / "log", terminal=True)
+        await_word(process, b"/dev/pts/")
+        process.console.sendall(b"\x03hello")
+        await_word(process, b"\x03hello")
+        process.close(Deadline(PATIENCE))
+        with pytest.raises(ConfigurationError, match="no-such-program"):
+            host.start(["no-such-program"], log=tmp_path / "log", terminal=True)

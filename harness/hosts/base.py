@@ -122,7 +122,7 @@ class Host(LinkWatch, Protocol):
         """The path on the host of the tools archive (harness/onhost), to be run by `python` with -I."""
 
     def connect(self, address: str, deadline: Deadline) -> Channel:
-        """A stream to a unix socket (a path) or to HOST:PORT, as seen from the host.
+        """A stream to a unix socket or a terminal device (a path), or to HOST:PORT, as seen from the host.
 
         Raises InfrastructureError when nobody accepts until the deadline.
         """

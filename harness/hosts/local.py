@@ -6,12 +6,10 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +18,11 @@ from typing import Literal
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.hosts.base import CommandResult
+from harness.hosts.channel import Channel, DescriptorChannel
 from harness.hosts.local_process import LocalProcess
 from harness.hosts.results import bare_name, ended_badly, ran_too_long, read_source
 
 __all__ = ["LocalHost", "LocalProcess"]
-
-_RETRY = 0.02
-"""Seconds between two tries at a socket: that another process listens there can only be tried."""
 
 
 class LocalHost:
@@ -129,33 +125,17 @@ class LocalHost:
 
         return self.put(archive(), "tools.pyz", deadline, executable=True)
 
-    def connect(self, address: str, deadline: Deadline) -> socket.socket:
-        """A stream to a unix socket or to HOST:PORT, non-blocking. Raises InfrastructureError at the deadline."""
-        while True:
-            try:
-                channel = self._connected(address, deadline)
-            except (OSError, ValueError) as error:
-                why = error
-            else:
-                channel.setblocking(False)
-                return channel
-            if deadline.expired:
-                raise InfrastructureError(
-                    f"nobody accepts a connection to {address}: {why}",
-                    awaited=f"a connection to {address}",
-                    waited=deadline.elapsed,
-                ) from why
-            time.sleep(min(_RETRY, deadline.remaining))
+    def connect(self, address: str, deadline: Deadline) -> Channel:
+        """A stream to a unix socket, a terminal device or HOST:PORT. Raises InfrastructureError at the deadline."""
+        from harness.onhost.relay import connected
 
-    def _connected(self, address: str, deadline: Deadline) -> socket.socket:
-        if "/" in address:
-            channel = socket.socket(socket.AF_UNIX)
-            try:
-                channel.settimeout(max(_RETRY, deadline.remaining))
-                channel.connect(address)
-            except OSError:
-                channel.close()
-                raise
-            return channel
-        host, _, port = address.rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), timeout=max(_RETRY, deadline.remaining))
+        try:
+            descriptor, _ = connected(address, deadline.remaining)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InfrastructureError(
+                f"nobody accepts a connection to {address}: {why}",
+                awaited=f"a connection to {address}",
+                waited=deadline.elapsed,
+            ) from error
+        return DescriptorChannel(descriptor)
