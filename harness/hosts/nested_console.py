@@ -12,13 +12,13 @@ from typing import Literal, Protocol
 Kind = Literal["grub", "hypervisor", "panic"]
 
 _CHUNK = 65536
-_LONGEST = 16384
+_LONGEST = 4096
 """Bytes without a match that are looked at again with what follows."""
 
 _ENDS: tuple[tuple[Kind, re.Pattern[bytes]], ...] = (
     ("hypervisor", re.compile(rb"Assertion failed in file (?P<file>[^\s,]+), ?line (?P<line>\d+)[^\r\n]*[\r\n]")),
     ("panic", re.compile(rb"Kernel panic - not syncing[^\r\n]*[\r\n]")),
-    ("panic", re.compile(rb"[^\r\n]*Unable to mount root fs[^\r\n]*[\r\n]")),
+    ("panic", re.compile(rb"Unable to mount root fs[^\r\n]*[\r\n]")),
     # "error: Can't get controller info." is what GRUB always says in QEMU, and goes on.
     (
         "grub",
