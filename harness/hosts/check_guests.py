@@ -21,6 +21,9 @@ from harness.hosts.check import CheckStep, failed
 from harness.hosts.consoles import open_console
 
 _TIMEOUT = 15.0
+_THERE_BY_NOW = 2.0
+"""Seconds for the console of a guest that runs."""
+
 _HSM = "/dev/acrn_hsm"
 _FIND = 'command -v -- "$1"'
 _USABLE = '[ -e "$1" ] || { echo missing; exit; }; [ -r "$1" ] && [ -w "$1" ] && echo good || echo forbidden'
@@ -77,7 +80,7 @@ def _console(step: str, guest: GuestSpec, host: Host) -> CheckStep:
     if not isinstance(console, SocketConsoleSpec | PtyConsoleSpec | SerialConsoleSpec):
         return CheckStep(step, True, "the device model's own; not tried")
     try:
-        channel = open_console(console, host, None, guest.vm_name or guest.name, Deadline(_TIMEOUT))
+        channel = open_console(console, host, None, guest.vm_name or guest.name, Deadline(_THERE_BY_NOW))
     except BenchError as error:
         raise failed(step, error) from error
     channel.close()
