@@ -12,7 +12,7 @@ from tests.judge_run import MS, RTC0, SECOND, T0
 
 VM = "guest-7"
 """How events call the guest; its folder is vm0."""
-START = T0
+START = T0 - 300 * MS
 AT = T0 + 5 * SECOND
 DUE = AT + SECOND
 END = AT + 60 * SECOND

@@ -53,8 +53,9 @@ def written(case: dict[str, Any], folder: Path, service: str, vrtc: str, *, righ
             more = {"estimated": True} if "e" in flags else {}
             payload = run.worded(last, new, delta, raw, **more, **({"lost": True} if "l" in flags else {}))
         else:
-            last, delta = (last, delta) if sent is None else sent[number]
-            payload = run.worded(-1 if last is None else last, new, new + 1 if delta is None else delta, raw)
+            told_last, told_delta = (last, delta) if sent is None else sent[number]
+            unknown = told_last is None
+            payload = run.worded(-1 if unknown else told_last, new, new + 1 if unknown else told_delta, raw)
         run.event(ends[number] + SECOND + 2 * MS, payload)
     run.item("all", start_ns, stamps[-1] + MS, writes)
     return run

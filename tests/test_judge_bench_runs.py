@@ -27,7 +27,13 @@ def judged(folder: Path) -> dict[str, Verdict]:
     return {verdict.item: verdict for verdict in verdicts}
 
 
-def check_honest(verdicts: dict[str, Verdict], run: BenchRun, touched: dict[str, set[str]]) -> None:
+CANNOT_BE_TOLD = "whether it is one update or two depends on when the RTC ticked"
+"""A write at the end of a month, with a pause of a window before and after: with no other is nothing decided."""
+
+
+def check_honest(verdicts: dict[str, Verdict], run: BenchRun, touched: dict[str, set[str]]) -> int:
+    """How many of the updates could not be judged."""
+    inconclusive = 0
     assert set(verdicts) == set(run.steps), "every item has a verdict and nothing else has"
     for name, verdict in verdicts.items():
         if name in touched:
@@ -37,37 +43,68 @@ def check_honest(verdicts: dict[str, Verdict], run: BenchRun, touched: dict[str,
         if name in run.defects:
             # the hypervisor's clock passes through -1, and what is wrong of it at one phase may be right at another
             wanted = {KNOWN_ACRN_DM_DEFECT} | (wanted if run.vrtc == "hv" else set())
+        if name in run.unknown or verdict.ambiguous:  # or it shares its update with one that is wrong
+            wanted |= {KNOWN_ACRN_DM_DEFECT}
+        if verdict.diagnosis == CANNOT_BE_TOLD:
+            inconclusive += 1
+            continue
         assert verdict.verdict in wanted, told
+    return inconclusive
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("vrtc", ["dm", "hv"])
 def test_an_honest_service_is_not_blamed_on_a_bench(tmp_path: Path, vrtc: str, form: str) -> None:
-    for seed in range(8):
+    for seed in range(5):
         run = a_run(f"bench-honest-{seed}", vrtc, form)
-        check_honest(judged(run.write(tmp_path / str(seed), run.events)), run, {})
+        assert check_honest(judged(run.write(tmp_path / str(seed), run.events)), run, {}) == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
+def test_an_honest_service_is_not_blamed_in_thousands_of_updates(tmp_path: Path, vrtc: str, form: str) -> None:
+    untold = 0
+    for seed in range(150):
+        run = a_run(f"bench-soak-{seed}", vrtc, form, items=40)
+        untold += check_honest(judged(run.write(tmp_path / str(seed), run.events)), run, {})
+    assert untold <= 0.002 * 150 * 40
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_tampering_is_found_in_hundreds_of_updates(
+    tmp_path: Path, kind: str, vrtc: str, form: str
+) -> None:
+    for seed in range(25):
+        tampered_run(tmp_path / str(seed), f"bench-soak-{kind}-{seed}", kind, vrtc, form)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("vrtc", ["dm", "hv"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_tampering_is_found_on_a_bench(tmp_path: Path, kind: str, vrtc: str, form: str) -> None:
-    for seed in range(2):
-        run = a_run(f"bench-{kind}-{seed}", vrtc, form)
-        events: list[Sent] = []
-        touched: dict[str, set[str]] = {}
-        for sent in run.events:
-            if run.rng.random() < 0.25 and sent.item not in run.defects:
-                touched.setdefault(sent.item, set()).add(kind)
-                events += tamper(run, kind, sent)
-            else:
-                events.append(sent)
-        verdicts = judged(run.write(tmp_path / str(seed), sorted(events, key=lambda sent: sent.t_ns)))
-        check_honest(verdicts, run, touched)
-        for name in touched:
-            verdict = verdicts[name]
-            told = f"{seed} {name} {kind}: {verdict.verdict} {verdict.faults} {verdict.diagnosis} {verdict}"
-            if kind == "drop" and any(event.optional for event in verdict.expected):
-                continue  # the clock may have ticked to what was written: then nothing comes
-            assert verdict.verdict == PRODUCT_FAULT, told
-            assert set(verdict.faults) == FAULT_OF.get(kind, {"payload"}), told
+    tampered_run(tmp_path, f"bench-{kind}", kind, vrtc, form)
+
+
+def tampered_run(folder: Path, seed: str, kind: str, vrtc: str, form: str) -> None:
+    run = a_run(seed, vrtc, form)
+    events: list[Sent] = []
+    touched: dict[str, set[str]] = {}
+    for sent in run.events:
+        if run.rng.random() < 0.3 and sent.item not in run.defects:
+            touched.setdefault(sent.item, set()).add(kind)
+            events += tamper(run, kind, sent)
+        else:
+            events.append(sent)
+    verdicts = judged(run.write(folder, sorted(events, key=lambda sent: sent.t_ns)))
+    check_honest(verdicts, run, touched)
+    for name in touched:
+        verdict = verdicts[name]
+        told = f"{seed} {name} {kind}: {verdict.verdict} {verdict.faults} {verdict.diagnosis} {verdict}"
+        if kind == "drop" and any(event.optional for event in verdict.expected):
+            continue  # the clock may have ticked to what was written: then nothing comes
+        assert verdict.verdict == PRODUCT_FAULT, told
+        assert set(verdict.faults) == FAULT_OF.get(kind, {"payload"}), told

@@ -65,14 +65,21 @@ class Docket:
             return known
         strict = (item.start_ns, item.end_ns)
         if item.writes is not None and disagreement(item, self._writes(strict), final=True) is not None:
-            slack_ns = self._slack_ns
-            wide = (item.start_ns - slack_ns, item.end_ns + slack_ns)
-            if disagreement(item, self._writes(wide), final=True) is not None:
+            wide = self._wide(item)
+            if wide is None:
                 return strict
             strict = wide
         if self.is_current(item):
             self._spans[item.item] = strict
         return strict
+
+    def _wide(self, item: Item) -> tuple[int, int] | None:
+        """The least more that explains all: on a bench what stamps may be wrong by comes first."""
+        for slack_ns in sorted({self._chronicle.most_uncertain_ns, self._slack_ns} - {0}):
+            wide = (item.start_ns - slack_ns, item.end_ns + slack_ns)
+            if disagreement(item, self._writes(wide), final=True) is None:
+                return wide
+        return None
 
     def _range(self, span: tuple[int, int]) -> tuple[int, int]:
         stamps = self._chronicle.write_stamps

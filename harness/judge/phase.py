@@ -25,9 +25,13 @@ DRIFT_NS_PER_S = 100_000
 
 
 class Moment(NamedTuple):
-    """A stamp in monotonic nanoseconds, and by how much it may be wrong either way."""
+    """A stamp in monotonic nanoseconds, and by how much it may be wrong either way.
+
+    number: which moment it is, in their order: several may have the same stamp, and the clock may tick between them.
+    """
 
     stamp_ns: int
+    number: int = 0
     uncertainty_ns: int = 0
 
     def reach_ns(self, reference_ns: int) -> int:

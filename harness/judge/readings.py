@@ -120,13 +120,16 @@ class Readings:
         Dynamic programming over the ambiguous gaps: best[n] is the best reading up to the n-th of them.
         """
         ends = [*update.cuts, len(update.raws)]
-        best: list[tuple[tuple[int, int], list[ExpectedEvent]]] = [((0, 0), [])]
+        best: list[tuple[tuple[int, int, int], list[ExpectedEvent]]] = [((0, 0, 0), [])]
         for place, end in enumerate(ends):
             options = []
             for back in range(place + 1):
                 event = event_of(update.raws[0 if back == 0 else ends[back - 1] : end], self._chronicle.timing)
-                (unheard, cuts), events = best[back]
-                options.append(((unheard + (not self._heard(event)), cuts + 1), [*events, event]))
+                (unheard, silent, cuts), events = best[back]
+                heard = self._heard(event)
+                unheard += not heard and not event.optional
+                silent -= heard and bool(event.options)  # on a bench one event may fit two readings: more explain more
+                options.append(((unheard, silent, cuts + 1), [*events, event]))
             best.append(min(options, key=lambda option: option[0]))
         return best[-1][1]
 

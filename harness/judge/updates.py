@@ -9,7 +9,6 @@ from harness.judge.coverage import Coverage
 from harness.judge.expected import ExpectedEvent, RawEvent, Timing, expected_event, latest_ns
 from harness.judge.models import MODELS, Model
 from harness.judge.outcomes import Announced, Moved, Outcome, Withheld
-from harness.judge.phase import Moment
 from harness.judge.possible import event_of, raw_of
 from harness.judge.witness import Access, ServiceRestart, Started, SystemReset
 from harness.judge.worlds import Possible, WorldsModel
@@ -181,7 +180,7 @@ class Chronicle:
         self._chain = Chain()
         self._tell(stamp_ns)
         if self._worlds is not None:
-            self._worlds.forget_chain(Moment(stamp_ns))
+            self._worlds.forget_chain(stamp_ns)
         self._silent_moves = []
         if self.updates and self.updates[-1].ended_by_restart_ns is None:
             self.updates[-1].ended_by_restart_ns = stamp_ns
@@ -251,8 +250,12 @@ class Chronicle:
             self.doubts.append((access.stamp_ns, "the RTC had not been read again since the guest was reset or ended"))
             return None
         pending = self.updates[-1] if self.updates and self.updates[-1].ended_by_restart_ns is None else None
-        first = pending is None or access.stamp_ns - pending.last_ns >= self.timing.window_ns
-        return self._worlds.write(access, first=first)
+        if pending is None:
+            return self._worlds.write(access, first=True)
+        gap_ns = access.stamp_ns - pending.last_ns
+        doubtful_ns = AMBIGUOUS_NS + access.uncertainty_ns + pending.raws[-1].uncertainty_ns
+        cut = abs(gap_ns - self.timing.window_ns) <= doubtful_ns
+        return self._worlds.write(access, first=gap_ns >= self.timing.window_ns, cut=cut)
 
     def _announce(self, write_no: int, access: Access, outcome: Announced) -> None:
         link = self._chain.add(outcome.last_time, outcome.new_time, access.stamp_ns)

@@ -9,6 +9,7 @@ numbers that a time may be, never a third.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -34,13 +35,15 @@ FAR_FROM_UNKNOWN = 1_000_000
 class Raw(NamedTuple):
     """One raw event in one world, and its link in the chain.
 
-    told: its last_time. before: the RTC before it as the service must take it; None where nobody knows. total: the
-    sum of the deltas of its update up to here, as far as they are known, and unknown how many are not; c_total the
-    sum of the deltas as told. lost: None where it depends on a second that nobody knows. trail_no: its place in the
-    trail, number: how many there are up to it. estimated_so_far, lost_so_far: of any of them.
+    trail_no: its place in the trail; number: how many there are up to it; section: how many gaps before it may part
+    the update in two. told: its last_time; before: the RTC before it as the service must take it, None where nobody
+    knows. total: the sum of the deltas up to here, as far as they are known, and unknown how many are not; c_total: the
+    sum of the deltas as told. estimated_so_far, lost_so_far: of any up to it; None where it depends on a second that
+    nobody knows.
     """
 
     trail_no: int
+    section: int
     number: int
     moment: Moment
     told: Form
@@ -77,10 +80,11 @@ class Possible(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the service last knew of the RTC, and since when."""
+    """What the service last knew of the RTC, and since when. sure: not where somebody moved the RTC unseen."""
 
     time: Form
     moment: Moment
+    sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,13 @@ def _come_to(trail: Trail) -> tuple[object, ...]:
     raised = [raw for raw in trail if raw is not None]
     if not raised:
         return (len(trail),)
+    if raised[-1].section == 0:
+        return _sum_of(trail, raised)
+    sections = itertools.groupby(raised, lambda raw: raw.section)
+    return tuple(_sum_of(trail, list(section)) for _, section in sections)
+
+
+def _sum_of(trail: Trail, raised: Sequence[Raw]) -> tuple[object, ...]:
     told = []
     for raw in raised:
         told.append(raw.told)
@@ -155,11 +166,17 @@ class WorldsModel:
         self._is_dm = started.vrtc == "dm"
         self._worlds: list[World] = []
         self._last_ns = started.stamp_ns
-        self._burst = Moment(started.stamp_ns, started.uncertainty_ns)
+        self._number = 0
         self._begin(started, known=self._is_dm)
+        self._burst = self._worlds[0].since
+
+    def _moment(self, record: Access | Started) -> Moment:
+        """When it was, told from all others."""
+        self._number += 1
+        return Moment(record.stamp_ns, self._number, record.uncertainty_ns)
 
     def _begin(self, started: Started, *, known: bool) -> None:
-        moment = Moment(started.stamp_ns, started.uncertainty_ns)
+        moment = self._moment(started)
         clock: DmClock | HvClock
         if self._is_dm:
             clock = DmClock(started.rtc_time, 0)
@@ -179,16 +196,17 @@ class WorldsModel:
 
         Where it is not, somebody moved it unseen: then only what was read counts.
         """
-        moment = Moment(started.stamp_ns, started.uncertainty_ns)
+        moment = self._moment(started)
         before = self._worlds
         if all(isinstance(world.clock, DmClock) and world.clock.halted for world in before):
             return True
         agreeing = [world for world in self._moved_on(moment) if started.rtc_time in self._shows(world, moment)]
-        self._begin(started, known=False)
+        self._begin(started, known=True)
         (fresh,) = self._worlds
+        unsure = Known(Form(started.rtc_time), fresh.since, sure=False)
         self._keep(
             [
-                replace(world, clock=fresh.clock, since=fresh.since, arcs=EVERY_PHASE, ahead=0, ticks=0)
+                replace(fresh, known=world.known if agreeing else unsure, trail=world.trail)
                 for world in agreeing or before
             ],
             started.stamp_ns,
@@ -201,8 +219,10 @@ class WorldsModel:
         factor = 1 if self._is_dm else SECOND_NS
         return {world.clock.time(second * factor) for second, _, _ in self._seconds(world, moment)}
 
-    def forget_chain(self, moment: Moment) -> None:
+    def forget_chain(self, stamp_ns: int) -> None:
         """The service begins anew; the device model tells it what the RTC shows."""
+        self._number += 1
+        moment = Moment(stamp_ns, self._number)
         self._worlds = [
             replace(world, known=self._shown(world, moment) if self._is_dm else None, ended_at_unknown=False)
             for world in self._worlds
@@ -217,7 +237,7 @@ class WorldsModel:
         """Only the hypervisor's vRTC minds it: its bytes are then those of that moment."""
         if self._is_dm or access.register > dates.CENTURY:
             return
-        moment = Moment(access.stamp_ns, access.uncertainty_ns)
+        moment = self._moment(access)
         found: list[World] = []
         for world in self._moved_on(moment):
             for second, ticks, arcs in self._seconds(world, moment):
@@ -226,9 +246,9 @@ class WorldsModel:
                 found.append(replace(world, clock=clock, arcs=arcs, ticks=ticks))
         self._keep(found, access.stamp_ns)
 
-    def write(self, access: Access, *, first: bool) -> Possible | Withheld | Moved | None:
-        """A write, and what may be heard of it. first: one that announces begins an update."""
-        moment = Moment(access.stamp_ns, access.uncertainty_ns)
+    def write(self, access: Access, *, first: bool, cut: bool = False) -> Possible | Withheld | Moved | None:
+        """A write, and what may be heard of it. first: one that announces begins an update; cut: or it may do so."""
+        moment = self._moment(access)
         grouped: dict[tuple[object, ...], tuple[World, _Step, list[tuple[int, int]]]] = {}
         for world in self._moved_on(moment):
             for second, ticks, arcs in self._seconds(world, moment):
@@ -242,7 +262,8 @@ class WorldsModel:
             self._keep([_went_on(world, step, arcs) for world, step, arcs in steps], access.stamp_ns)
             outcome = steps[0][1].outcome if len(kinds) == 1 else None  # then nothing comes either way
             return outcome if isinstance(outcome, (Withheld, Moved)) else None
-        self._keep([self._told(world, step, arcs, moment, first) for world, step, arcs in steps], access.stamp_ns)
+        how = first, cut
+        self._keep([self._told(world, step, arcs, moment, how) for world, step, arcs in steps], access.stamp_ns)
         return Possible(tuple(Way(world.arcs, world.trail) for world in self._worlds))
 
     def _moved_on(self, moment: Moment) -> list[World]:
@@ -318,8 +339,9 @@ class WorldsModel:
             return _Step(clock, moment, Form(outcome.last_time), Form(outcome.new_time), outcome, moved=True)
         return _Step(clock, moment, None, Form(0), outcome, moved=True)
 
-    def _told(self, world: World, step: _Step, arcs: Arcs, moment: Moment, first: bool) -> World:
+    def _told(self, world: World, step: _Step, arcs: Arcs, moment: Moment, how: tuple[bool, bool]) -> World:
         """The world after a write that sends a raw event in this one or another."""
+        first, cut = how
         trail: Trail = () if first else world.trail
         if step.told is None:
             return replace(_went_on(world, step, arcs), trail=(*trail, None))
@@ -332,8 +354,10 @@ class WorldsModel:
             lost = _is_gap(step.told, world.known, moment, arcs)
         delta = Form(0) if before is None else step.after.plus(before, -1)
         last = next((raw for raw in reversed(trail) if raw is not None), None)
+        section = 0 if last is None else last.section + cut
         raw = Raw(
             trail_no=len(trail),
+            section=section,
             number=1 if last is None else last.number + 1,
             moment=moment,
             told=step.told,
@@ -374,10 +398,12 @@ def _is_gap(told: Form, known: Known, moment: Moment, arcs: Arcs) -> bool | None
     if ahead == ticked:
         return False
     most_ns = moment.stamp_ns - known.moment.stamp_ns + SLACK_NS
-    gaps = {
-        seconds * SECOND_NS < 0 or seconds * SECOND_NS > most_ns
-        for _, (seconds,) in solutions((ahead,), arcs, moment.stamp_ns)
-    }
-    return gaps.pop() if len(gaps) == 1 else None
+    off_ns = known.moment.reach_ns(moment.stamp_ns) + moment.uncertainty_ns
+    found = {seconds * SECOND_NS for _, (seconds,) in solutions((ahead,), arcs, moment.stamp_ns)}
+    gaps = {ns < 0 or ns > most_ns for ns in found}
+    if len(gaps) > 1 or any((abs(ns) < off_ns and ns) or abs(ns - most_ns) < off_ns for ns in found):
+        return None
+    is_gap = gaps.pop()
+    return is_gap if known.sure or not is_gap else None
 
 
