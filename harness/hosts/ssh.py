@@ -23,7 +23,8 @@ from harness.hosts.base import CommandResult, HostKind, LinkLost
 from harness.hosts.results import bare_name, ended_badly, ran_too_long, read_source, shown
 from harness.hosts.ssh_command import RemoteCommand, new_mark
 from harness.hosts.ssh_config import Target, resolve
-from harness.hosts.ssh_link import Link, NotReached, open_link
+from harness.hosts.ssh_link import Link, NotReached
+from harness.hosts.ssh_links import Links
 from harness.hosts.ssh_process import ConsolePump, SshProcess
 from harness.hosts.ssh_session import LOADER, Session, first_words
 from harness.onhost.pack import archive
@@ -67,7 +68,7 @@ class SshHost:
         self._booting = booting
         self._target: Target | None = None
         self._lock = threading.RLock()
-        self._links: list[Link] = []
+        self._links = Links(self._link_ended)
         self._session: Session | None = None
         self._running: dict[RemoteCommand, str] = {}
         self._sent: dict[str, str] = {}
@@ -124,7 +125,7 @@ class SshHost:
 
     def _begin(self, deadline: Deadline) -> None:
         assert self._target is not None
-        link = self._new_link(deadline)
+        link = self._links.open(self._target, deadline)
         session = Session(self._target.shown, self._lose)
         mark = new_mark()
         patience = Deadline(START_TIMEOUT)
@@ -164,11 +165,9 @@ class SshHost:
 
     def _close_links(self) -> None:
         with self._lock:
-            links, self._links = self._links, []
             self._running.clear()
             self._sent.clear()
-        for link in links:
-            link.close()
+        self._links.close()
 
     # -- the link --------------------------------------------------------------------------------------------------
 
@@ -199,50 +198,19 @@ class SshHost:
             told = f"; it cut: {'; '.join(cut)}" if cut else "; no command was under way"
             shown_name = self._target.shown if self._target is not None else self.name
             self._failure = LinkLost(f"the link to {shown_name} was lost: {why}{told}")
-            session, links = self._session, list(self._links)
+            session = self._session
             callbacks, self._on_lost = self._on_lost, []
         self._lost.set()
         if session is not None:
             session.stop_watching()
         for callback in callbacks:
             callback(self._failure)
-        for link in links:
-            link.close()
+        self._links.close()
 
-    def _new_link(self, deadline: Deadline) -> Link:
-        assert self._target is not None
-        link = open_link(self._target, deadline)
-        with self._lock:
-            self._links.append(link)
-        threading.Thread(target=self._watch, args=(link,), name=f"ssh-link-{self.name}", daemon=True).start()
-        return link
-
-    def _watch(self, link: Link) -> None:
-        """Told when the connection ends. While nothing has begun, whoever begins sees it."""
-        link.transport.join()
-        with self._lock:
-            ours = link in self._links and self._session is not None
-        if ours:
-            error = link.transport.get_exception()
-            self._lose(f"the connection was closed{f' ({error})' if error else ''}")
-
-    def _channel(self) -> paramiko.Channel:
-        """A session channel; on a further connection where the others are full (sshd's MaxSessions)."""
-        with self._lock:
-            for link in self._links:
-                if not link.full:
-                    try:
-                        return link.transport.open_session(timeout=START_TIMEOUT)
-                    except paramiko.ChannelException:
-                        link.full = True
-            link = self._new_link(Deadline(self.spec.connect_timeout))
-        try:
-            return link.transport.open_session(timeout=START_TIMEOUT)
-        except paramiko.ChannelException as error:
-            raise ConfigurationError(
-                f"{self.name} lets us in and then admits no session: {error}",
-                hint="see MaxSessions, ForceCommand and PermitOpen in its sshd_config; 10 or more sessions are wanted",
-            ) from error
+    def _link_ended(self, why: str) -> None:
+        """While nothing has begun, whoever begins sees it."""
+        if self._session is not None:
+            self._lose(why)
 
     def _require(self, what: Sequence[str]) -> Session:
         with self._lock:
@@ -276,7 +244,7 @@ class SshHost:
         """
         whole = ["sudo", "-n", *command] if self.spec.sudo else list(command)
         try:
-            channel = self._channel()
+            channel = self._links.channel()
             remote = RemoteCommand(channel, mark, output=output, lines=lines, name=what)
             with self._lock:
                 self._running[remote] = shown(told or command)
