@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.deadline import Deadline
-from harness.engine.hypervisor import Hypervisor, HypervisorLost
+from harness.engine.hypervisor import Hypervisor, HypervisorDied
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.hosts.local import LocalHost, LocalProcess
 
@@ -35,9 +35,9 @@ class Machine(LocalHost):
 
 
 @contextmanager
-def hypervisor_on(host: Machine, folder: Path) -> Iterator[tuple[Hypervisor, list[HypervisorLost]]]:
+def hypervisor_on(host: Machine, folder: Path) -> Iterator[tuple[Hypervisor, list[HypervisorDied]]]:
     """One that is closed at the end, and what was told of its death."""
-    deaths: list[HypervisorLost] = []
+    deaths: list[HypervisorDied] = []
     with Hypervisor(host, folder, deaths.append) as hypervisor:
         yield hypervisor, deaths
 
@@ -96,7 +96,7 @@ def test_its_death_is_told_at_once_by_name_and_to_all_who_ask(tmp_path: Path) ->
 
 def test_one_that_ends_before_it_listens_is_told_with_its_last_words(tmp_path: Path) -> None:
     host = Machine(sys.executable, "-c", "import sys; sys.exit('no such thing')")
-    with hypervisor_on(host, tmp_path) as (hypervisor, _), pytest.raises(HypervisorLost, match="no such thing"):
+    with hypervisor_on(host, tmp_path) as (hypervisor, _), pytest.raises(HypervisorDied, match="no such thing"):
         hypervisor.await_ready(Deadline(PATIENCE))
 
 

@@ -14,7 +14,7 @@ from harness.deadline import Deadline
 from harness.engine.climb import Climb
 from harness.engine.former import Former, read_former
 from harness.engine.guests import GuestFactory, guest_for
-from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorLost
+from harness.engine.hypervisor import CLOSE_TIMEOUT, READY_TIMEOUT, Hypervisor, HypervisorDied
 from harness.engine.lane import LINGER_NS, Lane, Slots
 from harness.engine.launch import GuestParts
 from harness.engine.rundir import RunDirectory
@@ -191,7 +191,7 @@ class Engine:
             return None, error
         return self._new_lane(kind, self.rundir.last_number(kind) + 1), error
 
-    def _hypervisor_died(self, error: HypervisorLost) -> None:
+    def _hypervisor_died(self, error: HypervisorDied) -> None:
         """At once, and once for all of its guests; from a thread of the hypervisor's."""
         self._work.note_error("infrastructure", None, str(error))
 

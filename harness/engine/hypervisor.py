@@ -32,7 +32,7 @@ _LOOK = 0.005
 _ROOT = Path(harness.__file__).parents[1]
 
 
-class HypervisorLost(InfrastructureError):
+class HypervisorDied(InfrastructureError):
     """The hypervisor process died in mid-run: no guest with its vRTC can go on."""
 
 
@@ -45,9 +45,9 @@ class Hypervisor:
     Raises ConfigurationError where the process cannot be started.
     """
 
-    def __init__(self, host: Host, folder: Path, on_death: Callable[[HypervisorLost], object]) -> None:
+    def __init__(self, host: Host, folder: Path, on_death: Callable[[HypervisorDied], object]) -> None:
         self.log_file = folder / "hypervisor.log"
-        self.failure: HypervisorLost | None = None
+        self.failure: HypervisorDied | None = None
         """Why it is dead; None while it is not, and after an orderly end."""
 
         self._on_death = on_death
@@ -82,12 +82,12 @@ class Hypervisor:
     def await_ready(self, deadline: Deadline) -> None:
         """Wait until it listens.
 
-        Raises HypervisorLost where it ends instead, InfrastructureError where it is not there at the deadline.
+        Raises HypervisorDied where it ends instead, InfrastructureError where it is not there at the deadline.
         """
         awaited = f"the hypervisor process at {self.socket}"
         while not self._listens():
             if self._dead.is_set():
-                raise self.failure or HypervisorLost("the hypervisor process is closed", log=self.log_file)
+                raise self.failure or HypervisorDied("the hypervisor process is closed", log=self.log_file)
             if deadline.expired:
                 raise InfrastructureError(
                     "the hypervisor process does not listen",
@@ -110,7 +110,7 @@ class Hypervisor:
                 return
         callback()
 
-    def failure_within(self, seconds: float) -> HypervisorLost | None:
+    def failure_within(self, seconds: float) -> HypervisorDied | None:
         """Why it is dead, if it is by then."""
         self._dead.wait(seconds)
         return self.failure
@@ -129,7 +129,7 @@ class Hypervisor:
     def _exited(self) -> None:
         with self._lock:
             if not self._closing:
-                self.failure = HypervisorLost(
+                self.failure = HypervisorDied(
                     f"the hypervisor process of this run ended with status {self._process.exit_status()} in mid-run:"
                     " no guest with vrtc hv can go on",
                     last_lines=self._process.last_lines[-8:],

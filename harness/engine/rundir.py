@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
 from harness.engine.former import read_run_json
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.plan import Plan, dump_plan, dump_plans
@@ -56,7 +57,7 @@ class RunDirectory:
             "started": _utc_now(),
             "ended": None,
             "command": sys.argv,
-            "versions": {"harness": "0.1.0", "python": platform.python_version()},
+            "versions": {"harness": harness.__version__, "python": platform.python_version()},
             "clock": {"monotonic_ns": time.monotonic_ns(), "wall_ns": time.time_ns()},
             "load": os.getloadavg()[0],
             **details,

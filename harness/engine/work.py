@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.engine.former import Former
-from harness.engine.hypervisor import HypervisorLost
+from harness.engine.hypervisor import HypervisorDied
 from harness.engine.lane import LINGER_NS, Lane
 from harness.engine.rundir import RunDirectory
 from harness.engine.sharing import following
@@ -253,7 +253,7 @@ class Work:
 
         What it was at when it was lost is tried again by another one: then the loss costs no update.
         """
-        if error is not None and not isinstance(error, HypervisorLost):
+        if error is not None and not isinstance(error, HypervisorDied):
             family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
             self.note_error(family, lane.name, str(error))
         heir: Lane | None = None
@@ -275,7 +275,7 @@ class Work:
                 if outcome.verdict is None or outcome.verdict.verdict == INCONCLUSIVE:
                     cut_short = InfrastructureError(f"{outcome.plan.id}: the run was cut short")
                     outcome.error = told or outcome.error or cut_short
-                    by_itself = isinstance(error, InfrastructureError) and not isinstance(error, HypervisorLost)
+                    by_itself = isinstance(error, InfrastructureError) and not isinstance(error, HypervisorDied)
                     if by_itself and self._attempts_now(outcome) <= LOST and not (alone or self.aborting):
                         outcome.vm, outcome.to_repeat = None, True
                         lost.append(further_task(outcome.plan, outcome.attempts + 1, lane.done))
