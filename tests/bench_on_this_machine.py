@@ -92,7 +92,7 @@ class Host(LocalHost):
 
     def start(self, command: Sequence[str], *, log: Path, terminal: bool = False) -> Any:
         # Below a keeper, as everything on another host: what closes its console ends it.
-        watched = terminal or any(word.endswith("vm_event.pyz") for word in command)
+        watched = terminal or "observe" not in command
         self.processes.append(super().start(command, log=log, terminal=watched))
         return self.processes[-1]
 
@@ -129,7 +129,7 @@ class Hosts:
         """A process on the present host, by words of its command line."""
         found = [pid for pid, line in processes() if all(word in line for word in (self.folders[-1], *words))]
         assert found, f"no process has {words}"
-        return min(found)
+        return max(found)  # below its keeper
 
 
 def processes() -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Container, Sequence
+from functools import partial
 
 from harness.bench import Bench, GuestSpec, LoginSpec
 from harness.deadline import Deadline
@@ -17,10 +18,13 @@ from harness.engine.strategy import Root
 from harness.errors import ConfigurationError
 from harness.guests.agent_guest import AgentGuest
 from harness.guests.console import Console
-from harness.guests.disk import DiskGuest
-from harness.guests.image import GuestImage, prepare_agent
+from harness.guests.image import GuestImage
 from harness.guests.linux import LinuxGuest
 from harness.guests.login import Login
+from harness.guests.ssh_console import open_guest_shell
+from harness.guests.system import SystemGuest
+from harness.guests.variants import Agents, prepare_agents
+from harness.hosts.base import Host
 
 _SLACK = 30.0
 """Seconds on top of a bench's own, for what is brought to the host and for who listens there."""
@@ -37,7 +41,7 @@ class BenchFactory:
         self._root = root
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
-        self._systems: dict[str, tuple[bytes, Login]] = {}
+        self._systems: dict[str, tuple[Agents, Login]] = {}
         for option, value in (
             ("--service-socket", settings.service_socket), ("--event-socket", settings.event_socket)
         ):
@@ -51,9 +55,9 @@ class BenchFactory:
         """Have ready what these guests start from, or what is brought into them. Raises as `GuestFactory.prepare`."""
         for guest in guests:
             if guest.own_system and guest.name not in self._systems:
-                agent, version = prepare_agent(None, deadline)
-                self._systems[guest.name] = agent, login_of(guest.login or LoginSpec())
-                self._rundir.add_versions({"agent": version})
+                agents = prepare_agents(None, deadline)
+                self._systems[guest.name] = agents, login_of(guest.login or LoginSpec())
+                self._rundir.add_versions({"agent": agents.version})
             elif not guest.own_system and guest.name not in self._images:
                 image = self._images[guest.name] = image_of(guest, guest.name in with_ntp, deadline)
                 self._rundir.add_versions(image.versions)
@@ -87,14 +91,27 @@ class BenchFactory:
             window_ns=round(bench.service.window * 1e9),
             estimate_tolerance=1,
             details=details,
+            witness="witness.jsonl",
             read_backs=False,  # an opinion of QEMU's RTC on ours, and there is no QEMU on a bench
         )
 
     def _maker(self, spec: GuestSpec, nonce: str) -> MakeGuest:
-        def make(console: Console) -> AgentGuest:
+        def make(console: Console, host: Host) -> AgentGuest:
             if spec.own_system:
                 agent, login = self._systems[spec.name]
-                return DiskGuest(console, nonce=nonce, hypervisor=spec.hypervisor, agent=agent, login=login)
+                wanted, by_ssh = spec.agent, None
+                if wanted.over == "ssh" and wanted.ssh is not None and not spec.only_by_ssh:
+                    by_ssh = partial(open_guest_shell, wanted.ssh, host)
+                return SystemGuest(
+                    console,
+                    nonce=nonce,
+                    hypervisor=spec.hypervisor,
+                    agent=agent,
+                    login=login,
+                    variant=wanted.variant,
+                    by_ssh=by_ssh,
+                    logged_in=spec.only_by_ssh,
+                )
             kind = AgentGuest if spec.system == "bare" else LinuxGuest
             return kind(console, nonce=nonce, hypervisor=spec.hypervisor)
 

@@ -24,12 +24,13 @@ from harness.engine.witness import BenchWitness, WitnessAbout
 from harness.errors import BenchError, InfrastructureError
 from harness.guests.agent_guest import AgentGuest
 from harness.guests.console import Console
-from harness.guests.disk import DiskGuest
 from harness.guests.image import GuestImage
+from harness.guests.ssh_console import open_guest_shell
 from harness.guests.steps import AgentReport
+from harness.guests.system import SystemGuest
 from harness.hosts.base import Channel, Host, HostProcess
 
-MakeGuest = Callable[[Console], AgentGuest]
+MakeGuest = Callable[[Console, Host], AgentGuest]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class BenchLaunch:
         monitor = self._monitor(host)
         self._process = self._start(stack, host, monitor, deadline)
         console = Console(self._channel(host, deadline), about.folder / "console.log", name=about.name)
-        self._guest = about.make(console)
+        self._guest = about.make(console, host)
         stack.callback(self._guest.close)
         self._service = JudgedService(about.bench, host, monitor, about.vm, about.folder)
         self._service.start(stack, self._stir, deadline)
@@ -155,6 +156,9 @@ class BenchLaunch:
     def _channel(self, host: Host, deadline: Deadline) -> Channel:
         from harness.hosts.consoles import open_console
 
+        if self._about.spec.only_by_ssh:
+            assert self._about.spec.agent.ssh is not None
+            return open_guest_shell(self._about.spec.agent.ssh, host, deadline)
         return open_console(self._about.spec.console, host, self._process, self._about.vm, deadline)
 
     def _greet(self, stack: contextlib.ExitStack, deadline: Deadline) -> None:
@@ -185,8 +189,13 @@ class BenchLaunch:
 
     # -- at work -----------------------------------------------------------------------------------------
 
-    def tend(self, deadline: Deadline) -> None:
-        """Nothing: its clock is asked for in each settle window, where nobody waits for it."""
+    def tend(self, deadline: Deadline, *, whole: bool) -> None:
+        """A system of the user's may have somebody who sets its RTC: it is read now and then, and ought to be known.
+
+        Not where a read would change what later writes do, as on the hypervisor's vRTC.
+        """
+        if whole and self._about.image is None and self._about.spec.vrtc == "dm" and self._witness.is_old:
+            self._witness.anchor(self.guest.read_rtc(deadline))
 
     def reported(self, report: AgentReport) -> None:
         """Into the witness, with the guest's clock as it is right now."""
@@ -211,10 +220,12 @@ class BenchLaunch:
     def failed(self, problem: BenchError) -> BenchError:
         """Why it was really lost; the root is told, and so is the judge, who must not blame the service for it."""
         cause = true_cause(problem, self._use, self._process, self._about.name, self._about.folder)
-        reason = "host-lost" if self._use is not None and self._use.failure is not None else "guest-lost"
-        if self._process is not None and self._process.exit_status() is not None:
+        reason = "guest-lost"
+        if self._use is not None and self._use.failure is not None:
+            reason = "host-lost"
+        elif self._process is not None and self._process.exit_status() is not None:
             reason = "device-model-died"
-        self._witness.end(reason)
+        self._end_witness(reason)
         self._root.fail(cause, self._use)
         return cause
 
@@ -222,7 +233,12 @@ class BenchLaunch:
         """Stop listening; what the guest does from here on is not known."""
         if self._listener is not None:
             self._listener.close()
-        self._witness.end("console-closed")
+        self._end_witness("console-closed")
+
+    def _end_witness(self, reason: str) -> None:
+        """Excuses the end of the event stream: not where it is the judged service that died, and nothing else did."""
+        if reason in {"host-lost", "device-model-died"} or self._service is None or self._service.failure is None:
+            self._witness.end(reason)
 
     def end_is_told(self) -> bool:
         """Whether the device model lives, or it is on disk how it ended."""
@@ -233,7 +249,7 @@ class BenchLaunch:
         """The guest's system gets back what was taken from it; the guest is ended as the bench says, and is gone."""
         guest, process = self.guest, self._process
         ends_by = self._about.spec.ends_by
-        if isinstance(guest, DiskGuest) and (process is None or ends_by != "inside"):
+        if isinstance(guest, SystemGuest) and (process is None or ends_by != "inside"):
             guest.leave(deadline)
         if process is None:
             return

@@ -92,6 +92,7 @@ class Lane:
         self._strategy = Strategy(self._launch.steps(self._changed.set), self._launch.failed)
         self._ripe: dict[str, int] = {}
         self._decided: set[str] = set()
+        self._whole = False
         self._judge = Judging(
             rundir, parts.folder, window_ns=parts.window_ns, estimate_tolerance=parts.estimate_tolerance
         )
@@ -191,7 +192,8 @@ class Lane:
     # -- one task ----------------------------------------------------------------------------------------
 
     def _carry_out(self, task: Task, role: str = "update") -> None:
-        self._launch.tend(Deadline(ITEM_TIMEOUT))
+        self._launch.tend(Deadline(ITEM_TIMEOUT), whole=self._whole)
+        self._whole = task.plan.leaves is not None
         self._asking.carry_out(task, role)
         self._await_events(task)
 
@@ -207,10 +209,10 @@ class Lane:
             if view is None or not view.complete:
                 if now - asked > WITNESS_GRACE_NS:
                     raise InfrastructureError(
-                        f"{task.item}: the trace of {self.name} lacks writes that the agent says it made",
+                        f"{task.item}: the witness of {self.name} lacks writes that the agent says it made",
                         awaited="the witness of every reported write",
                         waited=(now - asked) / 1e9,
-                        log=self.parts.folder / "trace.log",
+                        log=self.parts.folder / self.parts.witness,
                     )
                 self._sleep_until(now + WITNESS_LOOK_NS)
                 continue

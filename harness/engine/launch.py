@@ -15,8 +15,8 @@ from harness.engine.hypervisor import Hypervisor
 from harness.engine.strategy import State, Step
 from harness.errors import BenchError, InfrastructureError
 from harness.guests.base import Guest
-from harness.guests.disk import DiskGuest
 from harness.guests.steps import AgentReport
+from harness.guests.system import SystemGuest
 from harness.hosts.base import Host, HostProcess
 from harness.listener import EventListener, ListenerProcess
 
@@ -36,8 +36,11 @@ class Launch(Protocol):
         changed: called from any thread when there is something to look at.
         """
 
-    def tend(self, deadline: Deadline) -> None:
-        """Between two items: whatever has to be seen to now and then. Raises as a command to the guest."""
+    def tend(self, deadline: Deadline, *, whole: bool) -> None:
+        """Between two items: whatever has to be seen to now and then. Raises as a command to the guest.
+
+        whole: whether the RTC was last set as a whole, so that it is known what it shows.
+        """
 
     def reported(self, report: AgentReport) -> None:
         """What the agent says that it did, before the judge looks. Raises InfrastructureError for a full disk."""
@@ -76,6 +79,9 @@ class GuestParts:
 
     hypervisor: Hypervisor | None = None
     """The process of this run that the guest's vRTC is in, if it is not the device model."""
+
+    witness: str = "trace.log"
+    """The file in `folder` that has what the guest really did."""
 
     read_backs: bool = True
     """Whether what the guest reads of its RTC is a second opinion on the service's events."""
@@ -143,7 +149,7 @@ class LocalLaunch:
         if not self._closed.is_set():  # else whoever stopped us found no guest to close
             self._guest.boot(deadline)
 
-    def tend(self, deadline: Deadline) -> None:
+    def tend(self, deadline: Deadline, *, whole: bool) -> None:
         """Nothing: QEMU's trace has one clock with us."""
 
     def reported(self, report: AgentReport) -> None:
@@ -182,7 +188,7 @@ class LocalLaunch:
 
     def give_back(self, deadline: Deadline) -> None:
         """A system of the user's gets its RTC back, and its time daemons, whose writes nobody judges any more."""
-        if isinstance(self._guest, DiskGuest):
+        if isinstance(self._guest, SystemGuest):
             self._guest.leave(deadline)
 
     def close(self) -> None:

@@ -23,6 +23,9 @@ TOLERANCE_S = 1
 SAMPLE_EVERY_NS = 2_000_000_000
 """A guest's clock is asked for again when the last answer is older than this: by then it may have drifted 0.4 us."""
 
+READ_EVERY_NS = 10_000_000_000
+"""A user's guest has its RTC read again when that is longer ago: whoever else sets it is seen by then."""
+
 _BEYOND_NS = 1_000_000
 """So far beyond its bounds a stamp may lie, for the agent's way from its access to its own clock."""
 
@@ -58,7 +61,7 @@ class BenchWitness:
         self._about = about
         self._clock = ClockMap(keep=self._keep)
         self._clock_log: ClockLog | None = None
-        self._sampled_ns = 0
+        self._sampled_ns = self._read_ns = 0
         self._last_ns = 0
         self._begun = self._ended = False
         self._lock = threading.Lock()
@@ -77,6 +80,7 @@ class BenchWitness:
         stamp = self._ours(reading.guest_ns, reading.grain_ns, reading.sent_ns, reading.received_ns)
         about = self._about
         self._begun = True
+        self._read_ns = time.monotonic_ns()
         self._write(
             {
                 "event": "start",
@@ -85,6 +89,28 @@ class BenchWitness:
                 "vrtc": about.vrtc,
                 "window_ns": about.window_ns,
                 "service": about.service,
+                "stamp_ns": stamp.ns,
+                "uncertainty_ns": stamp.uncertainty_ns,
+                "rtc_time": reading.time,
+                "register_a": reading.register_a,
+                "register_b": reading.register_b,
+                "tolerance_s": TOLERANCE_S,
+            }
+        )
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the RTC was read so long ago that it is worth reading it again."""
+        return time.monotonic_ns() - self._read_ns > READ_EVERY_NS
+
+    def anchor(self, reading: RtcReading) -> None:
+        """The guest's RTC shows this, in the middle of its life: it should be what its accesses explain."""
+        self._clock.add(reading.sent_ns, reading.guest_ns, reading.received_ns)
+        stamp = self._ours(reading.guest_ns, reading.grain_ns, reading.sent_ns, reading.received_ns)
+        self._read_ns = time.monotonic_ns()
+        self._write(
+            {
+                "event": "anchor",
                 "stamp_ns": stamp.ns,
                 "uncertainty_ns": stamp.uncertainty_ns,
                 "rtc_time": reading.time,
