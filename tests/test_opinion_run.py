@@ -183,6 +183,19 @@ def test_no_run_directory_is_a_configuration_error(tmp_path: Path, capsys: pytes
     assert "not a run directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("witness", ["trace.log", "witness.jsonl"])
+def test_where_qemus_rtc_was_not_recorded_there_is_none_and_no_line_of_nothing(
+    witness: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic = SyntheticRun(tmp_path)
+    synthetic.update("a-000")
+    synthetic.end()
+    (tmp_path / "vm0" / "trace.log").rename(tmp_path / "vm0" / witness)
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "none: there is no settled event beside which QEMU's RTC was recorded\n"
+    assert "second opinion" not in summary(tmp_path)
+
+
 def test_the_summary_of_a_run_tells_it_and_the_reasons_for_no_opinion(tmp_path: Path) -> None:
     synthetic = SyntheticRun(tmp_path)
     synthetic.end()

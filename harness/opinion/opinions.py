@@ -69,6 +69,8 @@ class Totals:
 
     def line(self) -> str:
         """`212 of 212 settled events consistent by QMP, 40 by read-back`, and what else there is."""
+        if not self.settled:
+            return "none: there is no settled event beside which QEMU's RTC was recorded"
         text = f"{self.qmp[CONSISTENT]} of {self.settled} settled events consistent by QMP"
         text += f", {self.read_back[CONSISTENT]} by read-back"
         if wrong := self.qmp[INCONSISTENT] + self.read_back[INCONSISTENT]:

@@ -21,16 +21,20 @@ def opinions_of_run(run_dir: Path) -> list[Opinion]:
 
     The numbers go to RUN/second-opinion.json, from where reports have them.
 
-    Guests of whose RTC nobody recorded anything but events are left out.
+    Guests of whose RTC nobody recorded anything but events are left out: that somebody else runs, or on a bench. Where
+    there is no other, nothing is written.
     Raises ConfigurationError where run_dir is no run directory, OSError for a file not to be read or written.
     """
-    guests = sorted(path.parent for path in run_dir.glob("*/trace.log"))
+    witnesses = sorted(path for name in ("trace.log", "witness.jsonl") for path in run_dir.glob(f"*/{name}"))
+    if not witnesses:
+        raise ConfigurationError(f"{run_dir} holds no guest's trace.log or witness.jsonl: not a run directory")
+    guests = [path.parent for path in witnesses if path.name == "trace.log"]
+    guests = [guest for guest in guests if any((guest / name).is_file() for name in (RTC_CHANGES, READ_BACKS))]
     if not guests:
-        raise ConfigurationError(f"{run_dir} holds no guest's trace.log: not a run directory")
+        (run_dir / TOTALS).unlink(missing_ok=True)
+        return []
     found: list[Opinion] = []
     for folder in guests:
-        if not any((folder / name).is_file() for name in (RTC_CHANGES, READ_BACKS)):
-            continue
         opinions = opinions_of_guest(folder)
         with (folder / OPINIONS).open("w", encoding="utf-8") as out:
             for opinion in opinions:
