@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import pytest
 from harness.deadline import Deadline
 from harness.devicemodel.acrn_dm import OPTIONS
 from harness.devicemodel.exit_record import parse_exit_record
-from harness.guests import QEMU_KVM, QEMU_TCG, AgentGuest, Console, Write, prepare_bare_image
+from harness.guests import QEMU_KVM, QEMU_TCG, AgentGuest, Console, Read, Write, prepare_bare_image
 from harness.hosts.local import LocalHost, LocalProcess
 from tests.vm_event_support import NOON, PATIENCE, Client, eventually
 
@@ -108,3 +109,31 @@ def test_full_events_for_several_clients_where_our_own_service_is_judged(tmp_pat
         # when the guest ends itself, as a real-time VM does
         guest.command("poweroff", Deadline(PATIENCE))
         assert end_of(process, tmp_path) == "guest-shutdown"
+
+
+def test_what_the_guest_reads_is_what_events_tell_however_long_qemu_takes(tmp_path: Path) -> None:
+    """On a bench the vRTC is known by what the guest reads: here that is QEMU's own, which starts with QEMU."""
+    slow = tmp_path / "slow-qemu"
+    slow.write_text('#!/bin/sh\nsleep 2\nexec qemu-system-x86_64 "$@"\n', encoding="ascii")
+    slow.chmod(0o755)
+    with acrn_dm(tmp_path, options=f"--qemu '{slow}'") as (guest, process, monitor), Client(monitor) as client:
+        assert client.ask("register_vm_event_client") == {"ack": 0}
+        # when a guest reads minute and second, and then makes an update
+        report = guest.run("update", [Read(0x02), Read(0x00), *UPDATE], Deadline(PATIENCE))
+        (_, minute, _), (_, second, _) = report.reads
+        shown = int(f"{minute:x}") * 60 + int(f"{second:x}")
+        # then the event begins at what it read
+        assert (client.receive()["last_time"] - NOON - shown) in (0, 1)
+        os.kill(process.pid, signal.SIGTERM)
+
+
+def test_a_qemu_that_refuses_is_told_as_ever(tmp_path: Path) -> None:
+    image = prepare_bare_image(None, Deadline(PATIENCE))
+    ours = f"--cpu nonsense --exit-record '{tmp_path / 'exit.json'}'"
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.devicemodel.acrn_dm", "-k", str(image.kernel), "vm0"],
+        cwd=ROOT, env={**os.environ, OPTIONS: ours}, capture_output=True, timeout=PATIENCE, check=False,
+    )
+    record = parse_exit_record((tmp_path / "exit.json").read_text(encoding="utf-8"))
+    assert record is not None and (record.fault, record.reason) == ("configuration", "qemu-refused")
+    assert "nonsense" in record.problem and done.returncode == record.status

@@ -96,7 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
             reboot=not options.no_reboot,
             trace_reads=hypervisor is not None,
             incoming=options.restore is not None,
-            extra=() if options.firmware is None else ("-bios", str(options.firmware)),
+            extra=[
+                *(() if options.firmware is None else ("-bios", str(options.firmware))),
+                *(("-S",) if options.as_acrn_dm else ()),
+            ],
         ),
         monitor=options.cmd_monitor,
         rtc_time=rtc_time,

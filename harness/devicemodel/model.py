@@ -96,7 +96,10 @@ class DeviceModel:
                 stack.callback(self._rtc_changes.close)
             except OSError as error:
                 raise InfrastructureError(f"a log of the guest's RTC cannot be opened: {error}") from error
-            worker = self._boot(stack) if settings.restore is None else self._restore(stack, settings.restore)
+            if settings.restore is not None:
+                worker = self._restore(stack, settings.restore)
+            else:
+                worker = self._boot_in_step(stack) if settings.as_acrn_dm else self._boot(stack)
             try:
                 record = self._attend(worker)
             finally:
@@ -114,6 +117,29 @@ class DeviceModel:
         self._start_service(stack)
         self._qemu = Qemu(self._settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
         return self._follow_trace(rtc)
+
+    def _boot_in_step(self, stack: contextlib.ExitStack) -> TraceWorker:
+        """The vRTC begins when QEMU's own RTC does: on a bench it is by what the guest reads that the vRTC is known,
+        and below an emulated host QEMU takes seconds to start. The machine is to be one that waits (`-S`).
+        """
+        self._qemu = Qemu(self._settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lambda: self._qemu.close(Deadline(CLOSE_TIMEOUT)))
+            self._ask_qemu("query-status")
+            rtc = self._create_rtc(stack)
+            self._start_service(stack)
+            worker = self._follow_trace(rtc)
+            self._ask_qemu("cont")
+            undo.pop_all()
+        return worker
+
+    def _ask_qemu(self, command: str) -> None:
+        """A QEMU that has ended does not answer; why it did is told by `_attend`."""
+        try:
+            self._qemu.qmp.execute(command, Deadline(RESTORE_TIMEOUT))
+        except InfrastructureError:
+            if self._qemu.wait(Deadline(1.0)) is None:
+                raise
 
     def _restore(self, stack: contextlib.ExitStack, state: Path) -> TraceWorker:
         """The guest's RTC begins when the guest goes on: until then it stands still, and so does QEMU's own."""
