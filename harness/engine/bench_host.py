@@ -15,6 +15,7 @@ from harness.hosts.base import Host
 
 if TYPE_CHECKING:
     from harness.hosts.power import Power
+    from harness.hosts.reservation import Reservation
 
 CLOSE_TIMEOUT = 60.0
 
@@ -47,16 +48,22 @@ class Listening(Protocol):
 
 
 class BenchUse:
-    """A host that guests can be started on, and the observer there."""
+    """A host that guests can be started on, and the observer there.
 
-    def __init__(self, host: Host, listening: Listening) -> None:
+    lost: why the host is not ours any more, where it is not.
+    """
+
+    def __init__(
+        self, host: Host, listening: Listening, lost: Callable[[], BenchError | None] = lambda: None
+    ) -> None:
         self.host = host
         self.listening = listening
+        self._lost = lost
 
     @property
     def failure(self) -> BenchError | None:
-        """Why nothing can be done there any more: the link is lost, or the host hangs."""
-        return self.host.failure or self.listening.failure
+        """Why nothing can be done there any more: the link is lost, the host hangs, or somebody else has it now."""
+        return self.host.failure or self.listening.failure or self._lost()
 
 
 class BenchHosts:
@@ -69,7 +76,7 @@ class BenchHosts:
         self._bench = bench
         self._folder = folder
         self._kept = contextlib.ExitStack()
-        self._reserved = False
+        self._reservation: Reservation | None = None
         self._powered_on = False
         self._was_on: bool | None = None
         self._power: Power | None = None
@@ -81,8 +88,26 @@ class BenchHosts:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def reserve(self, tell: Callable[[str], object]) -> None:
+        """Keep other runs away, before anything of the host is touched; waits as long as the bench file says.
+
+        tell: is told whom it waits for. A bench that cannot be had is broken from the beginning, with that cause.
+        """
+        if self._reservation is not None or self._bench.reservation is None:
+            return
+        from harness.hosts.reservation import reservation_for
+
+        try:
+            self._reservation = reservation_for(self._bench, tell)
+            self._kept.enter_context(self._reservation)
+        except BenchError as error:
+            self.root.give_up(error)
+
+    def _lost(self) -> BenchError | None:
+        return None if self._reservation is None else self._reservation.failure
+
     def close(self) -> None:
-        """Give the host back; what the harness has switched on it switches off.
+        """Give the host back; what the harness has switched on it switches off, unless it is somebody else's by now.
 
         Raises BenchError naming what is left.
         """
@@ -90,27 +115,20 @@ class BenchHosts:
             try:
                 self.root.close()
             finally:
-                if self._powered_on and self._power is not None:
+                if self._powered_on and self._power is not None and self._lost() is None:
                     self._power.off(Deadline(CLOSE_TIMEOUT))
                     self._powered_on = False
 
     def _take(self, stack: contextlib.ExitStack, anew: bool, deadline: Deadline) -> BenchUse:
-        self._reserve(deadline)
+        if (lost := self._lost()) is not None:
+            raise lost
         switched = self._switch_on(anew, deadline)
         host = self._host(stack, deadline, booting=anew or switched)
         from harness.listener.remote import RemoteListening
 
         listening = RemoteListening(host, self._folder, deadline)
         stack.callback(listening.close)
-        return BenchUse(host, listening)
-
-    def _reserve(self, deadline: Deadline) -> None:
-        if self._reserved or self._bench.reservation is None:
-            return
-        from harness.hosts.reservation import reservation_for
-
-        self._kept.enter_context(reservation_for(self._bench))
-        self._reserved = True
+        return BenchUse(host, listening, self._lost)
 
     def _switch_on(self, anew: bool, deadline: Deadline) -> bool:
         """On, after a failure by way of off; whether it was switched. Where nobody can say whether it was on before it

@@ -129,18 +129,24 @@ class Root(Generic[HostUse]):
         self._failures = 0
         self._told: object = None
         self._causes: list[BenchError] = []
+        self._given_up: BenchError | None = None
         self.first_cause: BenchError | None = None
         """What failed first in this run."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has failed too often to be begun with again."""
-        return self._failures > self._most
+        """Whether it has failed too often to be begun with again, or cannot be had at all."""
+        return self._given_up is not None or self._failures > self._most
+
+    def give_up(self, error: BenchError) -> None:
+        """It cannot be had at all, for this reason, and nothing is tried."""
+        self._given_up = error
 
     def hold(self, stack: contextlib.ExitStack, deadline: Deadline) -> HostUse:
         """The host in use, until `stack` ends.
 
-        Raises BrokenBench where it has failed too often, and BenchError for what went wrong on the way up.
+        Raises BrokenBench where it has failed too often, and BenchError for what went wrong on the way up, or why it
+        cannot be had at all.
         """
         with self._climbing:
             if self.is_broken:
@@ -190,8 +196,10 @@ class Root(Generic[HostUse]):
         with self._climbing:
             self._let_go()
 
-    def broken(self) -> BrokenBench:
+    def broken(self) -> BenchError:
         """What whoever still wants something of a broken bench is told."""
+        if self._given_up is not None:
+            return self._given_up
         assert self.first_cause is not None
         return BrokenBench(self.first_cause, self._most)
 

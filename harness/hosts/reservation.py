@@ -38,7 +38,7 @@ def reservation_for(bench: Bench, tell: Callable[[str], object] = log.warning) -
         name = identity(bench)
         return LockFile(
             spec.place / f"{_file_name(name)}.lock",
-            f"the bench {bench.name} ({name})",
+            f"the bench {bench.name}",
             wait=spec.wait,
             lease=spec.expires,
             tell=tell,
