@@ -14,7 +14,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from harness.vm_event import SettledRtcChange, VmEventService
+from harness.vm_event import SettledRtcChange, Tunnel, VmEventService
+from harness.vm_event.source import TunnelSource
 from harness.vm_event.wire import Decoder, Garbage, encode
 
 PATIENCE = 30.0
@@ -108,3 +109,15 @@ def nothing_left_open() -> Iterator[None]:
     yield
     eventually(lambda: set(threading.enumerate()) <= threads, "threads to end")
     assert open_descriptors() == before
+
+
+def dm_source(tunnel: Tunnel) -> TunnelSource:
+    return TunnelSource("dm", tunnel, vm="vm0", window=1.0, stamped=True, trusted=True)
+
+
+def foreign_source(tunnel: Tunnel, *, stamped: bool = False) -> TunnelSource:
+    return TunnelSource("hv", tunnel, vm="vm0", window=1.0, stamped=stamped, trusted=False)
+
+
+def all_due(source: TunnelSource, now_ns: int) -> list[SettledRtcChange]:
+    return list(iter(lambda: source.expire(now_ns), None))
