@@ -189,6 +189,11 @@ class GuestSpec(Part):
         return self.ending or ("inside" if self.vrtc == "hv" else "destroy")
 
     @property
+    def only_by_ssh(self) -> bool:
+        """Whether there is no other way to it: it runs already, and its console is somebody else's terminal."""
+        return isinstance(self.device_model, RunningSpec) and self.agent.over == "ssh" and self.console.kind == "stdio"
+
+    @property
     def alone(self) -> bool:
         """Whether only one of its kind can run at once: it has the one name, or the one console, that there is."""
         if self.device_model is None:

@@ -21,11 +21,12 @@ from harness.errors import ConfigurationError, InfrastructureError
 from harness.guests.agent_guest import AgentGuest
 from harness.guests.base import Guest
 from harness.guests.console import Console
-from harness.guests.disk import DiskGuest
-from harness.guests.image import GuestImage, ImageSpec, prepare_agent, prepare_bare_image, prepare_image
+from harness.guests.image import GuestImage, ImageSpec, prepare_bare_image, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.guests.login import Login, read_password
 from harness.guests.restored import RestoredGuest
+from harness.guests.system import SystemGuest
+from harness.guests.variants import Agents, prepare_agents
 from harness.hosts.base import Host, HostProcess
 from harness.listener import ListenerProcess
 from harness.plan import Plan
@@ -59,7 +60,7 @@ class GuestFactory:
         self._settings = settings
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
-        self._disks: dict[str, tuple[bytes, Login]] = {}
+        self._disks: dict[str, tuple[Agents, Login]] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._qemu = str(bench.qemu.binary or "qemu-system-x86_64")
         for option, template in (
@@ -82,9 +83,9 @@ class GuestFactory:
         for guest in guests:
             if guest.boots_from_disk:
                 login = guest.login or LoginSpec()
-                agent, version = prepare_agent(None, deadline)
-                self._disks[guest.name] = agent, login_of(login)
-                self._rundir.add_versions({"agent": version})
+                agents = prepare_agents(None, deadline)
+                self._disks[guest.name] = agents, login_of(login)
+                self._rundir.add_versions({"agent": agents.version})
             elif guest.name not in self._images:
                 image = image_of(guest, guest.name in with_ntp, deadline)
                 self._images[guest.name] = image
@@ -166,7 +167,7 @@ class GuestFactory:
         console = Console(process.console, folder / "console.log", name=name)
         if spec.boots_from_disk:
             agent, login = self._disks[spec.name]
-            return DiskGuest(console, nonce=nonce, hypervisor=spec.hypervisor, agent=agent, login=login)
+            return SystemGuest(console, nonce=nonce, hypervisor=spec.hypervisor, agent=agent, login=login)
         snapshot = self._snapshots.get(spec.name)
         if snapshot is not None:
             return RestoredGuest(console, nonce=nonce, saved_nonce=snapshot.nonce, hypervisor=spec.hypervisor)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
-from harness.guests.agent_link import AgentRefused
+from harness.guests.agent_link import AgentLink, AgentRefused
 from harness.guests.bring import Place, find_place, push
+from harness.guests.channel import Channel
 from harness.guests.console import Console
 from harness.guests.linux import LinuxGuest
 from harness.guests.login import ENDED, Login, Shell
@@ -26,9 +27,9 @@ class SystemGuest(LinuxGuest):
     """Logs in as the bench says, brings an agent in and starts it as root; then it is a Linux guest like others.
 
     agent: the programs there are, or the compiled one alone. variant: which of them; `auto`: the first of C, Python and
-    shell that the guest can run and that finds a way to the RTC's ports. logged_in: the console is a shell's already
-    (SSH), and nobody has to log in. The nonce goes in as the agent's argument: over this console only this guest can
-    have it.
+    shell that the guest can run and that finds a way to the RTC's ports. by_ssh: opens a terminal with a shell in the
+    guest, where nobody has to log in; the agent speaks there, and the console is only watched. logged_in: the console
+    is such a terminal itself. The nonce goes in as the agent's argument: over this console only this guest can have it.
     """
 
     def __init__(
@@ -40,13 +41,16 @@ class SystemGuest(LinuxGuest):
         agent: bytes | Agents,
         login: Login,
         variant: Variant | Literal["auto"] = "auto",
+        by_ssh: Callable[[Deadline], Channel] | None = None,
         logged_in: bool = False,
     ) -> None:
         super().__init__(console, nonce=nonce, hypervisor=hypervisor)
         self._agents = agent if isinstance(agent, Agents) else Agents({"c": agent})
         self._login = login
         self._wanted = variant
-        self._logged_in = logged_in
+        self._by_ssh = by_ssh
+        self._logged_in = logged_in or by_ssh is not None
+        self._own_console = console
         self._shell: Shell | None = None
         self._started = False
 
@@ -57,6 +61,8 @@ class SystemGuest(LinuxGuest):
         as LinuxGuest.greet; the guest is logged out of then.
         """
         with self._one_command:
+            if self._by_ssh is not None:
+                self._speak_over(self._by_ssh(deadline))
             self._shell = Shell(self._console, self._login, deadline, logged_in=self._logged_in)
         try:
             self._start_one(self._shell, deadline)
@@ -71,6 +77,27 @@ class SystemGuest(LinuxGuest):
             self._end_agent(deadline)
         if shell is not None:
             shell.log_out(deadline)
+
+    def check(self) -> None:
+        """Reads what the consoles have, without waiting. Raises as Console.check."""
+        super().check()
+        if self._own_console is not self._console:
+            with self._one_command:
+                self._own_console.check()
+
+    def close(self) -> None:
+        """Closes both consoles; a wait in another thread ends with ConsoleClosed. Idempotent."""
+        try:
+            super().close()
+        finally:
+            if self._own_console is not self._console:
+                self._own_console.close()
+
+    def _speak_over(self, channel: Channel) -> None:
+        """The agent's console is another one than the guest's own, with a log of its own beside it."""
+        path = self._own_console.log_path.with_name("agent-console.log")
+        self._console = Console(channel, path, name=self._own_console.name)
+        self._link = AgentLink(self._console)
 
     def _start_one(self, shell: Shell, deadline: Deadline) -> None:
         """The first agent of those wanted that is not refused a way to the ports. Raises as `boot`."""
