@@ -140,6 +140,6 @@ def make_checkout(tmp_path: Path) -> Checkout:
     made.program("python3", PYTHON)
     made.program("id", "#!/bin/sh\necho 0\n")
     made.program("apt-get", APT)
-    for name in ("qemu-system-x86_64", "busybox", "gcc", "strace"):
+    for name in ("qemu-system-x86_64", "busybox", "gcc", "strace", "sshd"):
         made.program(name)
     return made

@@ -14,9 +14,12 @@ import pytest
 from harness.bench import SshHostSpec
 from harness.deadline import Deadline
 from harness.hosts.ssh import SshHost
-from harness.rehearsal.loopback import LoopbackSshd
+from harness.rehearsal.loopback import LoopbackSshd, find_sshd
 
 PATIENCE = 60.0
+needs_sshd = pytest.mark.skipif(
+    find_sshd() is None, reason="needs an sshd: apt-get install openssh-server (which may start one for everybody)"
+)
 GARBAGE = 'ForceCommand echo "Welcome to $HOME"; echo "{\\"failed\\": 1}"; echo noise >&2; eval "$SSH_ORIGINAL_COMMAND"'
 """A start-up file of a login shell that prints what it likes before anything else."""
 

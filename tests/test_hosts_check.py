@@ -11,10 +11,11 @@ import yaml
 from harness.bench import Bench, load_bench, main
 from harness.hosts.check import CheckStep, steps
 from harness.rehearsal.loopback import LoopbackSshd
-from tests.ssh_support import sshd
+from tests.ssh_support import needs_sshd, sshd
 from tests.test_hosts_ssh_link import make_key, public
 
 __all__ = ["sshd"]
+pytestmark = needs_sshd
 
 
 def bench_file(folder: Path, sshd: LoopbackSshd, host: dict[str, object], **keys: object) -> Path:

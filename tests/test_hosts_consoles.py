@@ -20,9 +20,10 @@ from harness.hosts.base import Channel
 from harness.hosts.consoles import open_console
 from harness.hosts.local import LocalHost
 from harness.hosts.ssh import SshHost
-from tests.ssh_support import PATIENCE, host, sshd
+from tests.ssh_support import PATIENCE, host, needs_sshd, sshd
 
 __all__ = ["host", "sshd"]
+pytestmark = needs_sshd
 
 
 @pytest.fixture

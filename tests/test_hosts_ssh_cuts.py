@@ -21,9 +21,10 @@ from harness.errors import InfrastructureError
 from harness.hosts.ssh import SshHost
 from harness.onhost import pack, processes
 from harness.rehearsal.loopback import LoopbackSshd
-from tests.ssh_support import Proxy, await_truth, spec_of
+from tests.ssh_support import Proxy, await_truth, needs_sshd, spec_of
 
 PATIENCE = 60.0
+pytestmark = needs_sshd
 TOLD = 5.0 + 5.0
 """Seconds within which it is told: 5, and some more, as many are cut at once here."""
 

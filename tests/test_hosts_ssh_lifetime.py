@@ -23,10 +23,11 @@ from harness.hosts.ssh import SshHost
 from harness.onhost import pack
 from harness.onhost.processes import of_session
 from harness.rehearsal.loopback import LoopbackSshd
-from tests.ssh_support import Proxy, await_truth, lives, proxy, read_until, ssh_host, sshd
+from tests.ssh_support import Proxy, await_truth, lives, needs_sshd, proxy, read_until, ssh_host, sshd
 from tests.test_onhost_keeper import HIDES
 
 __all__ = ["proxy", "sshd"]
+pytestmark = needs_sshd
 
 PATIENCE = 60.0
 TOLD = 5.0 + 3.0

@@ -21,9 +21,10 @@ from harness.hosts.ssh import SshHost
 from harness.hosts.ssh_config import resolve
 from harness.hosts.ssh_link import NotReached, open_link
 from harness.rehearsal.loopback import LoopbackSshd
-from tests.ssh_support import PATIENCE, Proxy, proxy, spec_of, ssh_host, sshd
+from tests.ssh_support import PATIENCE, Proxy, needs_sshd, proxy, spec_of, ssh_host, sshd
 
 __all__ = ["proxy", "sshd"]
+pytestmark = needs_sshd
 
 
 def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:

@@ -13,7 +13,9 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.rehearsal.loopback import LoopbackSshd, main
-from tests.ssh_support import PATIENCE, await_truth, lives, ssh_host
+from tests.ssh_support import PATIENCE, await_truth, lives, needs_sshd, ssh_host
+
+pytestmark = needs_sshd
 
 
 def test_it_is_switched_on_and_off_by_commands_and_outlives_them(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ _TRIES = 5
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
 
 
+def find_sshd() -> str | None:
+    """The path of this machine's sshd; None where there is none. It is in no user's PATH but root's."""
+    return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+
+
 class LoopbackSshd:
     """A private sshd on 127.0.0.1; a context manager.
 
@@ -85,7 +90,7 @@ class LoopbackSshd:
         """Start it, unless it runs. Raises ConfigurationError for what is missing, InfrastructureError otherwise."""
         if self.pid is not None:
             return
-        program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+        program = find_sshd()
         if program is None:
             raise ConfigurationError("there is no sshd on this machine", hint="install the package openssh-server")
         keys = make_keys(self.folder)
