@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,15 +99,33 @@ class Apt:
         self._options = [word for place in places for word in ("-o", place)]
         self._run("apt-get", "update")
 
-    def unpack(self, folder: Path, *packages: Package) -> None:
-        """Fetches the packages and unpacks their files below `folder`. Raises InfrastructureError, OSError."""
+    def with_all_dependencies(self, names: Sequence[str]) -> list[Package]:
+        """What a machine with nothing on it needs for these packages, without what is only recommended.
+
+        Raises InfrastructureError where the package lists lack one of them.
+        """
+        if (missing := next((name for name in names if self.find([name]) is None), None)) is not None:
+            raise InfrastructureError(f"apt knows no {missing}", hint="`apt-get update` refreshes stale package lists")
+        with tempfile.NamedTemporaryFile(prefix="rtc-dpkg-") as nothing:
+            where = (f"Dir::State::status={nothing.name}", "Debug::NoLocking=true")
+            options = [word for each in where for word in ("-o", each)]
+            told = self._run("apt-get", *options, "-y", "--print-uris", "--no-install-recommends", "install", *names)
+        files = re.findall(r"^'[^']+' ([^_\s]+)_([^_\s]+)_\S+\.deb ", told, re.MULTILINE)
+        return [Package(name, urllib.parse.unquote(version), "") for name, version in files]
+
+    def download(self, folder: Path, *packages: Package) -> list[Path]:
+        """Fetches the packages into `folder`; their files. Raises InfrastructureError."""
         # apt verifies the download; run in `folder` because it downloads to where it stands.
         self._run("apt-get", "download", *(f"{each.name}={each.version}" for each in packages), cwd=folder)
-        archives = list(folder.glob("*.deb"))
+        archives = sorted(folder.glob("*.deb"))
         if len(archives) != len(packages):
             names = ", ".join(package.name for package in packages)
             raise InfrastructureError(f"apt-get download left {len(archives)} archives of {names}")
-        for archive in archives:
+        return archives
+
+    def unpack(self, folder: Path, *packages: Package) -> None:
+        """Fetches the packages and unpacks their files below `folder`. Raises InfrastructureError, OSError."""
+        for archive in self.download(folder, *packages):
             self._run("dpkg-deb", "-x", str(archive), str(folder))
             archive.unlink()
 
