@@ -55,7 +55,7 @@ EVERYTHING = Kind(
     "test_formats or test_special or test_windows or random_order and not kernel",
     20,
     guests=24,
-    judged=350,
+    judged=300,
     tampered=80,
     restored=True,
 )
