@@ -10,6 +10,7 @@ pytest_plugins = [
     "fixtures.outermost",
     "fixtures.plans",
     "fixtures.large_runs",
+    "fixtures.live",
     "fixtures.ladder",
     "fixtures.updates",
     "fixtures.attach",
