@@ -17,11 +17,14 @@ from fixtures.expectations import (
     ticks,
 )
 from fixtures.plans import rtc_plans
+from fixtures.resets import expect_reset_in_window
 from fixtures.types import Update, Vrtc, last_write_ns
 
 pytestmark = [pytest.mark.qemu, pytest.mark.nested, pytest.mark.hw]
 
 YEAR_1971 = 365 * 86400
+YEAR = 0x09
+"""The register that is written last of the four before a reset."""
 
 
 # -- row: no-op ----------------------------------------------------------------------------------------------
@@ -215,15 +218,19 @@ def test_there_and_back_over_a_tick(update: Update, vrtc: Vrtc) -> None:
 @rtc_plans(plans.reset_in_mid_update("running"))
 def test_system_reset_in_mid_update(update: Update) -> None:
     """One event for what was announced before the reset."""
-    _, event = expected_events(update.judged(), 2)
+    verdict = update.judged()
+    _, event = expected_events(verdict, 2)
     assert event.raw_events == 4
+    expect_reset_in_window(update, verdict, event.last_ns)
 
 
 @rtc_plans(plans.reset_in_mid_update("halted"))
 def test_system_reset_in_mid_halt(update: Update, vrtc: Vrtc) -> None:
     """Device model: the halted part is lost with the registers. Hypervisor: one event."""
-    _, *events = expected_events(update.judged(), by_vrtc(vrtc, dm=1, hv=2))
+    verdict = update.judged()
+    _, *events = expected_events(verdict, by_vrtc(vrtc, dm=1, hv=2))
     assert raw_events(events) == ([] if vrtc == "dm" else [4])
+    expect_reset_in_window(update, verdict, stamps_of(verdict, YEAR)[1])
 
 
 @rtc_plans(plans.full_reset_after_update("running"), plans.full_reset_after_update("halted"))
@@ -231,6 +238,7 @@ def test_full_reset_in_the_window(update: Update) -> None:
     """A pending update dies with the event service; its stream of events lives."""
     verdict = update.judged()
     settled, dead = expected_events(verdict, 2)
+    expect_reset_in_window(update, verdict, dead.last_ns)
     assert [seen.event["new_time"] for seen in verdict.seen] == [settled.new_time] != [dead.new_time]
 
 
