@@ -17,6 +17,7 @@ from harness.errors import (
     InfrastructureError,
 )
 from reports.allure_results import write_results
+from reports.defects import why_not_passed
 from reports.evidence import bundle
 from reports.failure import explain
 from reports.html import generate
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def outcome(run: RunDir) -> int:
     """The exit code that the run deserves. Damaged records count as infrastructure: something was lost."""
     numbers = totals(run.verdicts(), attached=run.attached)
-    if any(verdict.is_fault for verdict in numbers.verdicts):
+    if any(verdict.is_fault or why_not_passed(run, verdict) for verdict in numbers.verdicts):
         return EXIT_PRODUCT
     kinds = {error.kind for error in run.errors}
     if "configuration" in kinds:

@@ -32,6 +32,17 @@ def test_a_product_fault_exits_with_1_even_beside_other_errors(run: SyntheticRun
     assert main([str(run.path), "lines"]) == 1
 
 
+@pytest.mark.parametrize(("expired", "status"), [(False, 0), (True, 1)])
+def test_a_known_defect_exits_with_1_where_it_is_known_no_longer(
+    expired: bool, status: int, run: SyntheticRun
+) -> None:
+    run.update("a-000", verdict="known vRTC defect", defect="broken-unhalt", latency_ms=None)
+    run.info["known_defects"] = [{"name": "broken-unhalt", "vrtc": "dm", "expired": expired}]
+    run.end()
+
+    assert main([str(run.path)]) == status
+
+
 def test_only_infrastructure_errors_exit_with_10(run: SyntheticRun) -> None:
     run.update("a-000")
     run.end({"class": "infrastructure", "vm": "vm0", "text": "QEMU died"})
