@@ -26,6 +26,7 @@ CPUID_FILE = "/run/cpuid"
 
 _START = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
+ln -s /bin/busybox /sbin/hwclock
 mount -t proc p /proc
 mount -t sysfs s /sys
 mount -t devtmpfs d /dev
@@ -39,8 +40,24 @@ leaf 67108865 '\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0'
 _INIT = """::sysinit:/etc/start
 ttyS0::respawn:/bin/getty -L 115200 ttyS0 vt100
 ::respawn:/usr/sbin/ntpd
-::shutdown:/bin/hwclock -w
+::shutdown:/sbin/hwclock -w -u
 """
+_SYSTEMCTL = """#!/bin/sh
+echo "$@" >>/run/asked
+[ "$1" = is-system-running ] && echo running
+exit 0
+"""
+_HWCLOCK = """#!/bin/sh
+for word; do [ "$word" = --noadjfile ] || words="$words $word"; done
+exec busybox hwclock $words
+"""
+AS_SYSTEMD = (
+    "mkdir -p /run/systemd/system; mount -t cgroup2 c /sys/fs/cgroup; mkdir /sys/fs/cgroup/ntpd.service; "
+    "pidof ntpd >/sys/fs/cgroup/ntpd.service/cgroup.procs; mv /bin/rtc-systemctl /bin/systemctl; "
+    "rm /bin/hwclock /sbin/hwclock; mv /bin/rtc-hwclock /sbin/hwclock; echo done"
+)
+"""What makes the machine look like one with systemd, and with a hwclock of its own that is no busybox's."""
+
 _DAEMON = """#!/bin/busybox sh
 while read up idle </proc/uptime; do echo $up >>/run/daemon; usleep 50000; done
 """
@@ -108,6 +125,9 @@ def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]
         "/etc/group": b"root:x:0:\n",
         "/usr/sbin/ntpd": _DAEMON.encode(),
         "/bin/busybox": static_busybox(cache, deadline),
+        "/bin/rtc-systemctl": _SYSTEMCTL.encode(),
+        "/bin/rtc-hwclock": _HWCLOCK.encode(),
+        "/sbin/.kept": b"",
         "/init": b"#!/bin/busybox sh\nexec /bin/busybox init\n",
         **{f"/{name}/.kept": b"" for name in ("proc", "sys", "dev", "run", "tmp", "root")},
         **python_files(),

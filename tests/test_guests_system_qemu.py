@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -14,7 +15,7 @@ from harness.guests import QEMU_TCG, AgentRefused, GuestDied, Pause, Read, Syste
 from harness.guests.login import Shell
 from harness.guests.steps import Step
 from harness.guests.variants import Agents, Variant, prepare_agents
-from tests.system_machine import CPUID_FILE, PASSWORD, ROOT, SystemMachine, has_port_device, system_machine
+from tests.system_machine import AS_SYSTEMD, CPUID_FILE, PASSWORD, ROOT, SystemMachine, has_port_device, system_machine
 
 pytestmark = [
     pytest.mark.qemu,
@@ -159,3 +160,35 @@ def test_a_guest_that_powers_itself_off_writes_nothing_on_its_way_down(machine: 
             assert not deadline.expired
     assert machine.process.wait(30) == 0
     assert machine.rtc_writes() == before
+
+
+@pytest.mark.soak
+def test_services_are_stopped_and_started_and_a_shutdown_finds_no_hwclock(tmp_path: Path, agents: Agents) -> None:
+    with system_machine(tmp_path) as machine:
+        deadline = Deadline(PATIENCE)
+        assert ask(machine, AS_SYSTEMD) == ["done"]
+        for variant in VARIANTS if has_port_device() else VARIANTS[:2]:
+            guest = guest_of(machine, agents, variant)
+            guest.boot(deadline)
+            facts = guest.facts
+            assert (facts["time_daemons"], facts["shutdown_hwclock"]) == ("ntpd:ntpd.service", "held"), variant
+            assert guest.hwclock("hwclock", deadline).ok
+            guest.leave(deadline)
+            asked, own, left = ask(
+                machine, "cat /run/asked", "grep -c busybox /sbin/hwclock", "rm /run/asked; ls -a /run | grep -c rtc-"
+            )
+            assert own == "1", "the guest's own hwclock is there again"
+            assert left == "0"
+            assert "stop ntpd.service" in asked
+            assert asked.endswith("start ntpd.service")
+        guest = guest_of(machine, agents, "c")
+        guest.boot(deadline)
+        before = machine.rtc_writes()
+        guest.power_off(deadline)
+        with pytest.raises(GuestDied):
+            while True:
+                machine.console.check()
+                assert not deadline.expired
+        assert machine.process.wait(30) == 0
+        assert machine.rtc_writes() == before
+        assert "The system is going down NOW" in machine.logged()

@@ -15,10 +15,14 @@ do_hwclock() { # `hwclock --systohc --utc` through Linux's own driver, which is 
     set -f
     device=/dev/${device##*/}
     now && start=$ns
-    if [ $hwclock = busybox ] || ! command -v hwclock >/dev/null 2>&1; then
-        output=$(busybox hwclock -w -u -f "$device" 2>&1)
+    program=
+    for path in /usr/bin/hwclock /bin/hwclock /usr/sbin/hwclock /sbin/hwclock; do # by its path: a busybox prefers its own
+        if [ -x $path ] && ! [ $path -ef /bin/busybox ] && ! [ $path -ef /usr/bin/busybox ]; then program=$path; fi
+    done
+    if [ -n "$program" ]; then
+        output=$($program -w -u -f "$device" --noadjfile 2>&1)
     else
-        output=$(hwclock -w -u -f "$device" --noadjfile 2>&1)
+        output=$(busybox hwclock -w -u -f "$device" 2>&1)
     fi
     status=$?
     now && finish=$ns
