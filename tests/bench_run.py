@@ -41,7 +41,7 @@ class CService:
 
 
 class KeepsBrokenUnhalt(DmReference):
-    """With ACRN's known defect: no event for an un-halt after the clock was broken, which keeps the bytes as they are."""
+    """With ACRN's known defect: no event for an un-halt after the clock was broken. A halt then keeps the bytes."""
 
     withheld = 0
 
@@ -251,7 +251,7 @@ def _other(rng: random.Random, payload: dict[str, Any]) -> None:
     """What tells whose event it is."""
     keys = [key for key in ("source", "vm", "vm_event", "raw_events") if key in payload]
     key = rng.choice(keys)
-    payload[key] = {"source": rng.choice(("", "DM", "dm0")), "vm": rng.choice(("vm0", "", 0))}.get(key, 5)
+    payload[key] = {"source": rng.choice(("", "DM", "dm0")), "vm": rng.choice(("vm0", "", 0))}.get(key, 77)
 
 
 def _removed(rng: random.Random, payload: dict[str, Any]) -> None:

@@ -84,10 +84,15 @@ class AcrnDmFaults:
         """Whether an update's event is the sum of two."""
         if self._chronicle.updates[before].ended_by_restart_ns is not None:
             return False
-        return any(self._is_sum_of(before, number, match.seen.payload) for match in self._attribution.matches(number))
+        matches = self._attribution.matches(number)
+        if any(match.exact for match in matches):  # what is right by itself carries nothing
+            return False
+        return any(self._is_sum_of(before, number, match.seen.payload) for match in matches)
 
     def _is_sum_of(self, before: int, number: int, payload: Payload) -> bool:
         updates, form = self._chronicle.updates, self._chronicle.form
+        if any(event.optional for event in updates[before].events):  # then it need not have come at all
+            return False
         both = event_of([*updates[before].raws, *updates[number].raws], self._chronicle.timing)
         if not both.options or form is None:
             return False

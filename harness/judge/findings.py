@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from harness.judge import verdict as words
 from harness.judge.acrn_dm import ENDLESS_ALARM, MERGED, NEVER_STARTED, NO_TYPE, OVERFLOW, SURVIVED
 from harness.judge.agent import Item
+from harness.judge.expected import ExpectedEvent
 from harness.judge.forms import BROKEN_DATE_SUM
 from harness.judge.journal import Incident, SeenEvent
 from harness.judge.ruling import Ruling, duration
@@ -58,6 +59,13 @@ class Case:
     mode: str | None = None
     cut: bool = False
     uncovered: bool = False
+    expected: Sequence[ExpectedEvent] | None = None
+
+    def _expected(self) -> Iterable[ExpectedEvent]:
+        """What must come of all that belongs to it: of the updates all, unless said otherwise."""
+        if self.expected is not None:
+            return self.expected
+        return (event for update in self.updates for event in update.events)
 
     def verdict(self, now_ns: int) -> Verdict:
         """The verdict: what cannot be trusted is inconclusive, else a fault counts more than an excuse."""
@@ -96,7 +104,7 @@ class Case:
             diagnosis="; ".join(dict.fromkeys(sentences)),
             faults=ordered_faults(faults),
             defect=defect,
-            expected=tuple(event for update in self.updates for event in update.events),
+            expected=tuple(self._expected()),
             seen=tuple(seen),
             writes=tuple(
                 (access.stamp_ns, access.register, access.value, announced) for access, announced in self.writes

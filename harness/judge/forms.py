@@ -141,7 +141,7 @@ class Wanted(dict[str, object]):
         if self._start.service != "acrn-dm" or not isinstance(payload, dict):
             return likeness(wanted, payload)
         both = [key for key in ("last_time", "delta_time") if _whole(payload.get(key)) == wanted[key]]
-        return 3 if len(both) == 2 else 2 * len(both)
+        return 3 if len(both) == 2 else len(both)  # one alone tells nothing: a merged event has it of another update
 
     def _differences(self, option: Option, wanted: dict[str, object], payload: Payload) -> list[str]:
         if not isinstance(payload, dict):

@@ -238,6 +238,7 @@ class GuestJudge:
                 self._attribution.matches(number),
                 self._readings.wanted(number),
                 None if final else now_ns,
+                self._parts(item, number),
             )
             for number in numbers
         ]
@@ -263,8 +264,26 @@ class GuestJudge:
             withheld=withheld,
             writes=writes,
             distrust=self._evidence.doubts(begin_ns, ripe_ns) + ([conflict] if conflict else []),
+            expected=[
+                event
+                for number in numbers
+                for part, event in enumerate(self._chronicle.updates[number].events)
+                if (parts := self._parts(item, number)) is None or part in parts
+            ],
         )
         return case.verdict(now_ns)
+
+    def _parts(self, item: Item, number: int) -> frozenset[int] | None:
+        """For which of an update's events the item answers; None: for all.
+
+        On a bench a gap that stamps make too short joins what neighbours did; read apart, each has its own again.
+        """
+        events = self._chronicle.updates[number].events
+        if len(events) < 2 or not events[0].options:
+            return None
+        begin_ns, end_ns = self._docket.span(item)
+        own = [part for part, event in enumerate(events) if event.first_ns <= end_ns and event.last_ns >= begin_ns]
+        return frozenset(own) if own else None
 
     def _strays_of(self, item: Item) -> list[SeenEvent]:
         strays = self._attribution.strays(item.start_ns, item.end_ns + self._timing.grace_ns)

@@ -1,16 +1,14 @@
-"""Seconds that an RTC has ticked while nobody knows at which fraction of our second it ticks.
+"""How often an RTC has ticked while nobody knows at which fraction of our second it ticks.
 
 The phase p (nanoseconds, 0 <= p < 10^9) is the only unknown of a clock that ticks on whole seconds: by the moment t it
-has ticked ticks(t) = (t + p) // 10^9 times. What an RTC shows is then a `Form`: a number, plus and minus the ticks of
-some moments. The phases that are still possible are kept as arcs of the circle. A moment has an uncertainty, which
-grows with the time to the moment it is compared with, for two clocks drift apart: near a tick two numbers of ticks are
-possible for it, and both are taken.
+has ticked (t + p) // 10^9 times. The phases that are still possible are kept as arcs. A stamp may be wrong: near a tick
+two numbers of ticks are possible for it, and both are taken. And two clocks drift apart, so that arcs widen.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from harness.judge.dates import SECOND_NS
 
@@ -24,39 +22,9 @@ DRIFT_NS_PER_S = 100_000
 """By so much two clocks may drift apart in a second (100 ppm)."""
 
 
-class Moment(NamedTuple):
-    """A stamp in monotonic nanoseconds, and by how much it may be wrong either way.
-
-    number: which moment it is, in their order: several may have the same stamp, and the clock may tick between them.
-    """
-
-    stamp_ns: int
-    number: int = 0
-    uncertainty_ns: int = 0
-
-    def reach_ns(self, reference_ns: int) -> int:
-        """By how much it may be wrong, seen from another moment."""
-        drift_ns = abs(reference_ns - self.stamp_ns) * DRIFT_NS_PER_S // SECOND_NS
-        return self.uncertainty_ns + MARGIN_NS + drift_ns
-
-
-class Form(NamedTuple):
-    """A number of seconds: the constant, and for each (moment, factor) so many times the ticks until then."""
-
-    constant: int
-    terms: tuple[tuple[Moment, int], ...] = ()
-
-    def plus(self, other: Form, factor: int = 1) -> Form:
-        """The sum; ticks that cancel out are gone."""
-        counts = dict(self.terms)
-        for moment, count in other.terms:
-            counts[moment] = counts.get(moment, 0) + factor * count
-        terms = tuple(sorted((moment, count) for moment, count in counts.items() if count))
-        return Form(self.constant + factor * other.constant, terms)
-
-    def ticked(self, since: Moment, until: Moment) -> Form:
-        """What a clock that showed this at `since` shows at `until`."""
-        return self if since == until else self.plus(Form(0, ((until, 1), (since, -1))))
+def drift_ns(since_ns: int, until_ns: int) -> int:
+    """By how much two clocks may have drifted apart between two stamps."""
+    return abs(until_ns - since_ns) * DRIFT_NS_PER_S // SECOND_NS
 
 
 def join(arcs: Sequence[tuple[int, int]]) -> Arcs:
@@ -76,74 +44,35 @@ def meet(one: Arcs, other: Arcs) -> Arcs:
     return join([(begin, end) for begin, end in found if begin < end])
 
 
-def widened(arcs: Arcs, by_ns: int) -> Arcs:
-    """The arcs with their ends so much further out."""
-    if arcs == EVERY_PHASE or by_ns <= 0:
-        return arcs
-    if 2 * by_ns >= SECOND_NS:
-        return EVERY_PHASE
-    found = []
+def width(arcs: Arcs) -> int:
+    """Of how many phases (in ns) they are."""
+    return sum(end - begin for begin, end in arcs)
+
+
+def widened(arcs: Arcs, by_ns: int) -> Iterator[tuple[int, Arcs]]:
+    """The arcs with their ends so much further out; what is beyond a second comes as a turn, and what is left of it."""
+    turns: dict[int, list[tuple[int, int]]] = {}
     for begin, end in ((begin - by_ns, end + by_ns) for begin, end in arcs):
-        found.append((max(begin, 0), min(end, SECOND_NS)))
-        if begin < 0:
-            found.append((SECOND_NS + begin, SECOND_NS))
-        if end > SECOND_NS:
-            found.append((0, end - SECOND_NS))
-    return join(found)
-
-
-def _cells(arcs: Arcs, moments: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Parts of the arcs within which no number of ticks changes. moments: (stamp, reach)."""
-    cuts = sorted({-edge % SECOND_NS for stamp, reach in moments for edge in (stamp - reach, stamp + reach)})
-    for begin, end in arcs:
         at = begin
-        for cut in cuts:
-            if at < cut < end:
-                yield at, cut
-                at = cut
-        yield at, end
+        while at < end:
+            turn = at // SECOND_NS
+            until = min(end, (turn + 1) * SECOND_NS)
+            turns.setdefault(turn, []).append((at - turn * SECOND_NS, until - turn * SECOND_NS))
+            at = until
+    for turn, parts in turns.items():
+        yield turn, join(parts)
 
 
-def elapsed(arcs: Arcs, since: Moment, until: Moment) -> dict[int, Arcs]:
-    """How many ticks there can have been between two moments, each with the phases at which there were."""
-    if since == until:
-        return {0: arcs}
-    reach, since_reach = until.reach_ns(until.stamp_ns), since.reach_ns(until.stamp_ns)
+def counts(arcs: Arcs, stamp_ns: int, uncertainty_ns: int, at_least: int) -> dict[int, Arcs]:
+    """How often the clock can have ticked by a stamp, each number with the phases at which it would have."""
+    reach_ns = uncertainty_ns + MARGIN_NS
+    first_ns, last_ns = stamp_ns - reach_ns, stamp_ns + reach_ns
+    cuts = sorted((-first_ns % SECOND_NS, -last_ns % SECOND_NS))
     found: dict[int, list[tuple[int, int]]] = {}
-    for cell in _cells(arcs, ((until.stamp_ns, reach), (since.stamp_ns, since_reach))):
-        least = (until.stamp_ns - reach + cell[0]) // SECOND_NS - (since.stamp_ns + since_reach + cell[0]) // SECOND_NS
-        most = (until.stamp_ns + reach + cell[0]) // SECOND_NS - (since.stamp_ns - since_reach + cell[0]) // SECOND_NS
-        for ticks in range(max(0, least), max(0, most) + 1):
-            found.setdefault(ticks, []).append(cell)
-    return {ticks: join(cells) for ticks, cells in found.items()}
-
-
-def solutions(forms: Sequence[Form], arcs: Arcs, reference_ns: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """What the forms can be together: values, and for how many phases (in ns) they are possible."""
-    moments = sorted({moment for form in forms for moment, _ in form.terms})
-    if not moments:
-        yield SECOND_NS, tuple(form.constant for form in forms)
-        return
-    places = {moment: place for place, moment in enumerate(moments)}
-    terms = [[(places[moment], count) for moment, count in form.terms] for form in forms]
-    reaches = [(moment.stamp_ns, moment.reach_ns(reference_ns)) for moment in moments]
-    for begin, end in _cells(arcs, reaches):
-        ranges = [
-            ((stamp - reach + begin) // SECOND_NS, (stamp + reach + begin) // SECOND_NS) for stamp, reach in reaches
-        ]
-        for ticks in _ascending(ranges):
-            yield (
-                end - begin,
-                tuple(
-                    form.constant + sum(count * ticks[place] for place, count in counts)
-                    for form, counts in zip(forms, terms, strict=True)
-                ),
-            )
-
-
-def _ascending(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """All choices of one number from each range that never fall."""
-    found: list[tuple[int, ...]] = [()]
-    for least, most in ranges:
-        found = [(*chosen, n) for chosen in found for n in range(max([least, *chosen[-1:]]), most + 1)]
-    return found
+    for begin, end in arcs:
+        edges = [begin, *(cut for cut in cuts if begin < cut < end), end]
+        for cell in itertools.pairwise(edges):
+            least, most = (first_ns + cell[0]) // SECOND_NS, (last_ns + cell[0]) // SECOND_NS
+            for count in range(max(least, at_least), most + 1):
+                found.setdefault(count, []).append(cell)
+    return {count: join(cells) for count, cells in found.items()}

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.judge.chain import UNKNOWN
 from harness.judge.expected import ExpectedEvent, Option, RawEvent, Timing, certain_event
-from harness.judge.phase import Arcs, Form, meet, solutions
+from harness.judge.phase import Arcs, join, meet, width
 from harness.judge.witness import Access
-from harness.judge.worlds import Possible, Raw, Way
+from harness.judge.worlds import Possible, Raw, Way, told_until_known
 
 MOST_WAYS = 2_000
 """So many ways through several pieces of an update are looked at."""
 
 
 def raw_of(write_no: int, access: Access, outcome: Possible) -> RawEvent:
-    """An announcing write of a guest on a bench; its own numbers are those of the first of the ways at its phase."""
-    arcs, trail = next((way for way in outcome.ways if way.trail[-1] is not None), outcome.ways[0])
-    raw = trail[-1]
-    assert raw is not None
-    forms = (raw.told, raw.after)
-    _, (before, after) = next(iter(solutions(forms, arcs[:1], access.stamp_ns)))
+    """An announcing write of a guest on a bench; its own numbers are those of the likeliest way."""
+    raised = [(width(way.arcs), raw) for way in outcome.ways if (raw := way.trail[-1]) is not None]
+    _, raw = max(raised, key=lambda each: each[0])
     return RawEvent(
         write_no=write_no,
         stamp_ns=access.stamp_ns,
         arrival_ns=access.arrival_ns,
-        before=before,
-        after=after,
-        delta=after - before,
+        before=raw.told,
+        after=raw.after,
+        delta=raw.after - raw.told,
         estimated=raw.estimated_so_far,
         lost=bool(raw.lost_so_far),
         uncertainty_ns=access.uncertainty_ns,
-        place=len(trail) - 1,
+        place=raw.trail_no,
         ways=outcome.ways,
     )
 
@@ -52,9 +49,9 @@ def event_of(raws: Sequence[RawEvent], timing: Timing) -> ExpectedEvent:
             continue
         if len(raised) < len(trail) and any(_is_gap(one, other, timing) for one, other in itertools.pairwise(raised)):
             undecidable = "whether it is one update or two depends on when the RTC ticked"
-        ends.add(raised[-1].moment.stamp_ns)
-        for weight, option in _options(raised, arcs):
-            options[option] = options.get(option, 0) + weight
+        ends.add(raised[-1].stamp_ns)
+        option = _option(raised)
+        options[option] = options.get(option, 0) + width(arcs)
     if not options:
         undecidable = undecidable or "no phase of the RTC's tick explains what the guest did"
         options[Option(None, 0, None, len(raws), False, False, UNKNOWN, 0)] = 0
@@ -81,7 +78,7 @@ def event_of(raws: Sequence[RawEvent], timing: Timing) -> ExpectedEvent:
 
 
 def _is_gap(one: Raw, other: Raw, timing: Timing) -> bool:
-    return other.moment.stamp_ns - one.moment.stamp_ns >= timing.window_ns
+    return other.stamp_ns - one.stamp_ns >= timing.window_ns
 
 
 def _ways(raws: Sequence[RawEvent]) -> Iterator[Way]:
@@ -97,7 +94,7 @@ def _ways(raws: Sequence[RawEvent]) -> Iterator[Way]:
         merged: dict[tuple[Raw | None, ...], Arcs] = {}
         for arcs, trail in piece[-1].ways:
             part = trail[first : last + 1]
-            merged[part] = tuple(sorted((*merged.get(part, ()), *arcs)))
+            merged[part] = join([*merged.get(part, ()), *arcs])
         choices.append([Way(arcs, part) for part, arcs in merged.items()])
     for combination in itertools.islice(itertools.product(*choices), MOST_WAYS):
         arcs = combination[0].arcs
@@ -106,56 +103,35 @@ def _ways(raws: Sequence[RawEvent]) -> Iterator[Way]:
         yield Way(arcs, tuple(itertools.chain.from_iterable(way.trail for way in combination)))
 
 
-def _options(raised: Sequence[Raw], arcs: Arcs) -> Iterator[tuple[int, Option]]:
+def _option(raised: Sequence[Raw]) -> Option:
+    """What the service must make of these raw events."""
     first, last = raised[0], raised[-1]
     delta, c_delta, unknown = _sums(raised)
-    told = list(_told_until_known(raised))
-    forms = [last.after, delta, c_delta, *told]
-    if first.before is not None:
-        forms.append(first.before)
-    estimated = any(raw.estimated_so_far for raw in raised)
     losses = {raw.lost_so_far for raw in raised}
-    lost = True if True in losses else None if None in losses else False
-    for weight, (new, total, c_total, *rest) in solutions(forms, arcs, last.moment.stamp_ns):
-        c_last = next((time for time in rest[: len(told)] if time != UNKNOWN), UNKNOWN)
-        yield (
-            weight,
-            Option(
-                last_time=None if first.before is None else rest[-1],
-                new_time=new,
-                delta_time=None if unknown else total,
-                raw_events=len(raised),
-                estimated=estimated,
-                lost=lost,
-                c_last=c_last,
-                c_delta=c_total,
-            ),
-        )
+    return Option(
+        last_time=first.before,
+        new_time=last.after,
+        delta_time=None if unknown else delta,
+        raw_events=len(raised),
+        estimated=any(raw.estimated_so_far for raw in raised),
+        lost=True if True in losses else None if None in losses else False,
+        c_last=next((told for told in told_until_known(raised) if told != UNKNOWN), UNKNOWN),
+        c_delta=c_delta,
+    )
 
 
-def _sums(raised: Sequence[Raw]) -> tuple[Form, Form, int]:
+def _sums(raised: Sequence[Raw]) -> tuple[int, int, int]:
     """The sums of the deltas: as the service must have them, as told, and how many are not known.
 
     Each raw event has the sum of its trail up to it, so that only the ends of each piece are looked at.
     """
-    delta = c_delta = Form(0)
-    unknown = 0
-    begin = 0
+    delta = c_delta = unknown = begin = 0
     for place, raw in enumerate(raised):
         if place + 1 < len(raised) and raised[place + 1].trail_no > raw.trail_no:
             continue
         first = raised[begin]
-        delta = delta.plus(raw.total).plus(first.total, -1).plus(first.delta)
-        told = first.after.plus(first.told, -1)
-        c_delta = c_delta.plus(raw.c_total).plus(first.c_total, -1).plus(told)
+        delta += raw.total - first.total + first.delta
+        c_delta += raw.c_total - first.c_total + first.after - first.told
         unknown += raw.unknown - first.unknown + (first.before is None)
         begin = place + 1
     return delta, c_delta, unknown
-
-
-def _told_until_known(raised: Iterable[Raw]) -> Iterator[Form]:
-    """The last times told, up to one that certainly is a time."""
-    for raw in raised:
-        yield raw.told
-        if raw.is_far_from_unknown:
-            return

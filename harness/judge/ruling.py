@@ -80,14 +80,17 @@ class Judgement:
         matches: Sequence[Match],
         wanted: Sequence[dict[str, object]],
         now_ns: int | None,
+        parts: frozenset[int] | None = None,
     ) -> Ruling:
-        """The ruling at now_ns (None: everything is in).
+        """The ruling at now_ns (None: everything is in). parts: on which of the update's events; None: on all.
 
         Before an event's time is up its absence is no fault yet: waiting_until_ns then says when it is.
         """
         ruling = Ruling()
         several = len(update.events) > 1
         for part, event in enumerate(update.events):
+            if parts is not None and part not in parts:
+                continue
             own = [match for match in matches if match.part == part]
             sentences = len(ruling.sentences)
             if event.undecidable is not None:
