@@ -1,29 +1,22 @@
-"""Power of a bench's host: switched by the user's commands, or by somebody at the terminal."""
+"""Power of a bench's host: switched by the user's commands, by labgrid's drivers, or by somebody at the terminal."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import shlex
-import signal
-import subprocess
-import tempfile
 import termios
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-from harness.bench import Bench, CommandPowerSpec, ManualPowerSpec
-from harness.bench.values import HARNESS
+from harness.bench import Bench, CommandPowerSpec, LabgridReservationSpec, ManualPowerSpec
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
 from harness.hosts.cool_down import CoolDown
-from harness.secrets import MASKER, read_secret
+from harness.hosts.program import run_program, shown, status_of
+from harness.secrets import read_secret
 
-_KEPT_BYTES = 64 * 1024
-_KEPT_LINES = 20
 _LOOK_EVERY = 0.25
 """Seconds between two questions for the status, after switching: a switch may take a moment."""
 
@@ -54,7 +47,11 @@ def power_for(bench: Bench) -> Power:
         return CommandPower(spec, cool_down, bench.file.absolute().parent if bench.file else Path.cwd())
     if isinstance(spec, ManualPowerSpec):
         return ManualPower(bench.name, cool_down)
-    raise ConfigurationError(f"power of kind {spec.kind} is not known to this version", hint="use commands or manual")
+    from harness.hosts.labgrid_bench import LabgridPower
+
+    reservation = bench.reservation
+    coordinator = reservation.coordinator if isinstance(reservation, LabgridReservationSpec) else None
+    return LabgridPower(spec, cool_down, coordinator)
 
 
 class CommandPower:
@@ -95,7 +92,7 @@ class CommandPower:
         status, lines = self._run(command, deadline)
         if status != 0:
             raise InfrastructureError(
-                f"the power command {_shown(command)} ended with {_status(status)}", last_lines=lines
+                f"the power command {shown(command)} ended with {status_of(status)}", last_lines=lines
             )
         if self._spec.status is not None:
             self._await_status(self._spec.status, wanted, deadline)
@@ -106,9 +103,9 @@ class CommandPower:
             if status == (0 if wanted else 1):
                 return
             if deadline.remaining <= _LOOK_EVERY:
-                said = {0: "on", 1: "off"}.get(status, _status(status))
+                said = {0: "on", 1: "off"}.get(status, status_of(status))
                 raise InfrastructureError(
-                    f"the power was switched {'on' if wanted else 'off'}, and {_shown(command)} says {said}",
+                    f"the power was switched {'on' if wanted else 'off'}, and {shown(command)} says {said}",
                     awaited=f"power {'on' if wanted else 'off'}",
                     waited=deadline.elapsed,
                     last_lines=lines,
@@ -118,38 +115,8 @@ class CommandPower:
 
     def _run(self, command: Sequence[str], deadline: Deadline) -> tuple[int, list[str]]:
         """Exit status, negative for a signal, and the last lines of what it printed."""
-        # Into a file: a process that the command leaves behind would keep a pipe open.
-        with tempfile.TemporaryFile() as output:
-            try:
-                process = subprocess.Popen(
-                    list(command),
-                    cwd=self._folder,
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise ConfigurationError(
-                    f"the power command {_shown(command)} cannot be started: {error.strerror or error}"
-                ) from error
-            try:
-                process.wait(deadline.remaining)
-            except subprocess.TimeoutExpired:
-                raise InfrastructureError(
-                    f"the power command {_shown(command)} did not end",
-                    awaited="its end",
-                    waited=deadline.elapsed,
-                    last_lines=_last_lines(output),
-                    hint="it was killed; `timeout` in the bench file's power says how long it may take",
-                ) from None
-            finally:
-                if process.poll() is None:  # also where this run is interrupted
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-            return process.returncode, _last_lines(output)
+        hint = "`timeout` in the bench file's power says how long it may take"
+        return run_program("the power command", command, self._folder, deadline, hint=hint)
 
 
 class ManualPower:
@@ -223,25 +190,3 @@ def _own_terminal() -> int:
             "power: {kind: manual} asks somebody at the terminal, and this run is in its background", hint=hint
         )
     return terminal
-
-
-def _environment() -> dict[str, str]:
-    """That of this process; a Python of the commands finds the harness behind whatever else it looks through."""
-    path = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{HARNESS}" if path else str(HARNESS)}
-
-
-def _shown(command: Sequence[str]) -> str:
-    return f"`{shlex.join(command)}`"
-
-
-def _status(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"signal {-status}"
-
-
-def _last_lines(output: BinaryIO) -> list[str]:
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - _KEPT_BYTES))
-    # Masked whole: a secret may go over a line's end, or begin before what is kept of it.
-    text = MASKER.mask(output.read().decode("utf-8", "replace"))
-    return text.splitlines()[-_KEPT_LINES:]

@@ -44,7 +44,9 @@ def reservation_for(bench: Bench, tell: Callable[[str], object] = log.warning) -
             tell=tell,
         )
     if isinstance(spec, LabgridReservationSpec):
-        raise ConfigurationError("reservation of kind labgrid is not known to this version", hint="use lock")
+        from harness.hosts.labgrid_bench import LabgridPlace
+
+        return LabgridPlace(spec, bench.name, tell)
     return _Unreserved()
 
 
