@@ -96,6 +96,7 @@ def test_a_qemu_that_is_killed_is_what_the_device_model_says(tmp_path: Path) -> 
         all_pass(bench, 2)
 
 
+@pytest.mark.soak
 def test_a_lost_link_is_told_and_everything_taken_anew(tmp_path: Path) -> None:
     with walk(bench_file(tmp_path, parallel=2), tmp_path, plans(4)) as bench:
         at_work(bench)
@@ -108,6 +109,7 @@ def test_a_lost_link_is_told_and_everything_taken_anew(tmp_path: Path) -> None:
     assert [type(error) for error in bench.engine.errors] == [LinkLost, LinkLost]
 
 
+@pytest.mark.soak
 def test_an_observer_that_is_killed_is_no_silence_of_the_service(tmp_path: Path) -> None:
     with walk(bench_file(tmp_path), tmp_path, plans(2)) as bench:
         at_work(bench)

@@ -19,7 +19,7 @@ def nothing_is_left_of(folder: str) -> bool:
     return not Path(folder).exists() and not [line for _, line in processes() if folder in line]
 
 
-@pytest.mark.parametrize("judged", ["project", "acrn-dm", "behind-acrn-dm"])
+@pytest.mark.parametrize("judged", ["project", pytest.param("acrn-dm", marks=pytest.mark.soak), "behind-acrn-dm"])
 def test_every_update_is_judged_by_what_the_agent_says_it_did(tmp_path: Path, judged: str) -> None:
     work = [*plans(1), *(plan.model_copy(update={"id": "halted"}) for plan in plans(1, mode="halted"))]
     with walk(bench_file(tmp_path, judged=judged), tmp_path, work) as bench:
@@ -54,6 +54,7 @@ def test_a_real_time_guest_is_ended_from_inside(tmp_path: Path) -> None:
     assert "guest was shut down" in (bench.folder / "rt-1" / "device-model.log").read_text()
 
 
+@pytest.mark.soak
 def test_two_guests_at_once_share_the_host(tmp_path: Path) -> None:
     with walk(bench_file(tmp_path, parallel=2), tmp_path, plans(4)) as bench:
         outcomes = [bench.final(f"p{number}") for number in (1, 2, 3, 4)]

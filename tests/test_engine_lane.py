@@ -43,6 +43,8 @@ class IdleDesk:
 
     def final_up_to(self, lane: Lane, now_ns: int) -> None: ...
 
+    def failed(self, lane: Lane, error: BenchError) -> None: ...
+
     def ended(self, lane: Lane, error: BenchError | None) -> None:
         self.ends.append(error)
 

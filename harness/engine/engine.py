@@ -54,7 +54,8 @@ class Ground(Protocol):
 class Engine:
     """Runs plans on guests; a context manager. `outcome` waits for what became of a plan.
 
-    on_verdict: called from lanes' threads with each verdict, and each revision of one, once it is on disk.
+    on_verdict: called from lanes' threads with each verdict, and each revision of one, once it is on disk. on_error:
+    likewise with each guest that is lost, and why.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Engine:
         settings: EngineSettings,
         *,
         on_verdict: Callable[[Verdict], object] = lambda verdict: None,
+        on_error: Callable[[str, BenchError], object] = lambda vm, error: None,
     ) -> None:
         self._bench = bench
         self._host = host
@@ -90,6 +92,7 @@ class Engine:
         )
         self._former = Former()
         self._on_verdict = on_verdict
+        self._on_error = on_error
         self._work = self._new_work()
 
     def _new_work(self) -> Work:
@@ -99,6 +102,7 @@ class Engine:
             lambda plan: guest_for(self._bench, plan).name,
             self._on_verdict,
             self._lost,
+            self._on_error,
         )
 
     # -- life --------------------------------------------------------------------------------------------

@@ -55,6 +55,9 @@ class Desk(Protocol):
     def final_up_to(self, lane: Lane, now_ns: int) -> None:
         """Whatever happened to updates due 6 s before `now_ns` is known for good."""
 
+    def failed(self, lane: Lane, error: BenchError) -> None:
+        """The lane's guest is lost, for this reason; its end comes when all is taken back."""
+
     def ended(self, lane: Lane, error: BenchError | None) -> None:
         """The lane has ended, by itself or by an error; every verdict it could give has been given."""
 
@@ -138,6 +141,8 @@ class Lane:
                     self.failed = True
                     error = self._strategy.fail(self._bug(problem))
                 finally:
+                    if error is not None and not self._stopping.is_set():
+                        self._desk.failed(self, error)
                     self._launch.hush()
                     if self._launch.end_is_told():
                         self._decide(final=True)

@@ -57,7 +57,7 @@ class Work:
 
     kind_of: the kind of guest that a plan is for. on_verdict: called with each verdict, and each revision of one, once
     it is on disk. lost: called when a lane has ended by an error; returns the lane that takes its place, not yet
-    started, and the error that is to be told where none does.
+    started, and the error that is to be told where none does. on_error: told at once of a lost guest, and why.
     """
 
     def __init__(
@@ -67,12 +67,15 @@ class Work:
         kind_of: Callable[[Plan], str],
         on_verdict: Callable[[Verdict], object],
         lost: Callable[[Lane, BenchError], tuple[Lane | None, BenchError]],
+        on_error: Callable[[str, BenchError], object] = lambda vm, error: None,
     ) -> None:
         self._rundir = rundir
         self._former = former
         self._kind_of = kind_of
         self._on_verdict = on_verdict
         self._lost = lost
+        self._on_error = on_error
+        self._told: list[BenchError] = []
         self._changed = threading.Condition()
         self._queues: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
         self._again: dict[str, collections.deque[Task]] = collections.defaultdict(collections.deque)
@@ -247,6 +250,16 @@ class Work:
                 if outcome.listened_for and not outcome.to_repeat:
                     outcome.final = True
             self._changed.notify_all()
+
+    def failed(self, lane: Lane, error: BenchError) -> None:
+        """A guest is lost, and why: told before all that it had is taken back, which may take its time."""
+        with self._changed:
+            if any(error is known for known in self._told) or isinstance(error, HypervisorDied):
+                return
+            self._told.append(error)
+        family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
+        self.note_error(family, lane.name, str(error))
+        self._on_error(lane.name, error)
 
     def ended(self, lane: Lane, error: BenchError | None) -> None:
         """A guest is gone: its outcomes are final; its work goes to others of its kind, or fails with the cause.

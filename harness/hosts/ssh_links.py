@@ -52,13 +52,14 @@ class Links:
         """
         with self._lock:
             assert self._target is not None
-            for link in self._links:
-                if not link.full:
-                    try:
-                        return link.transport.open_session(timeout=_PATIENCE)
-                    except paramiko.ChannelException:
-                        link.full = True
-            link = self.open(self._target, Deadline(self._target.connect_timeout))
+            open_to = [link for link in self._links if not link.full]
+        # Without the lock: a link that stands still is to be closed by another thread meanwhile, which ends the wait.
+        for link in open_to:
+            try:
+                return link.transport.open_session(timeout=_PATIENCE)
+            except paramiko.ChannelException:
+                link.full = True
+        link = self.open(self._target, Deadline(self._target.connect_timeout))
         try:
             return link.transport.open_session(timeout=_PATIENCE)
         except paramiko.ChannelException as error:

@@ -19,6 +19,7 @@ from harness.hosts.ssh_command import RemoteCommand
 from harness.secrets import MASKER
 
 LOST_STATUS = 255
+_LOOK = 0.1
 _KEPT_LINES = 60
 _MOST = 1 << 16
 
@@ -166,7 +167,9 @@ class SshProcess:
         if self._remote is None:
             self._pump.close()
             return
-        self._told.wait(deadline.remaining)
+        while not self._told.wait(min(_LOOK, deadline.remaining)) and not deadline.expired:
+            if self._host.failure is not None:
+                break  # a link that stands still tells nothing more, however long it is waited for
         self._pump.close()
         ended = self._remote.ended
         if ended is not None and not ended["survivors"]:
