@@ -74,7 +74,7 @@ class BenchLaunch:
         bench, spec = about.bench, about.spec
         self._witness = BenchWitness(
             about.folder,
-            WitnessAbout(about.vm, spec.vrtc, bench.service.judged, round(bench.service.window * 1e9)),
+            WitnessAbout(about.vm, spec.vrtc, bench.service.judged, round(bench.service.window * 1e9), spec.system),
         )
 
     @property
