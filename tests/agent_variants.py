@@ -66,13 +66,19 @@ OTHER = Processor(True, b"VMwareVMware", 1)
 
 @dataclass(frozen=True)
 class Pretence:
-    """What the agent finds. ports: a file instead of the ports ("": none). root: whether it takes itself for root."""
+    """What the agent finds.
+
+    ports: a file instead of the ports ("": none). root: whether it takes itself for root. kernel_log: what the kernel
+    has said, where there is no device for CPUID. hsm: whether there is ACRN's device of the Service VM.
+    """
 
     processor: Processor = USER_VM
     ports: str = ""
     root: bool = False
     lockdown: str = ""
     ioports: str = ""
+    kernel_log: str | None = None
+    hsm: bool = False
 
 
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "ash"], "bash": ["bash", "--posix"]}
@@ -128,14 +134,18 @@ def _python_start(pretence: Pretence, folder: Path) -> Path:
 
 
 def _script(pretence: Pretence, folder: Path) -> Path:
-    pretence.processor.as_device(folder / "cpuid")
+    if pretence.kernel_log is None:
+        pretence.processor.as_device(folder / "cpuid")
+    (folder / "kernel-log").write_text(pretence.kernel_log or "")
+    if pretence.hsm:
+        (folder / "hsm").touch()
     (folder / "cpuinfo").write_text("flags : fpu hypervisor\n" if pretence.processor.hypervisor else "flags : fpu\n")
     text = variants.shell_agent().decode()
     for old, new in (
         ("port=/dev/port", f"port={pretence.ports or folder / 'none'}"),
         ("cpuid=/dev/cpu/0/cpuid", f"cpuid={folder / 'cpuid'}"),
         ("cpuinfo=/proc/cpuinfo", f"cpuinfo={folder / 'cpuinfo'}"),
-        ("hsm=/dev/acrn_hsm", f"hsm={folder / 'none'}"),
+        ("hsm=/dev/acrn_hsm", f"hsm={folder / 'hsm'}"),
         ("lockdown=/sys/kernel/security/lockdown", f"lockdown={folder / 'lockdown'}"),
         (" /proc/ioports", f" {folder / 'ioports'}"),
         ("daemons=' chronyd ntpd", "daemons=' rtc-test-ntpd"),
@@ -143,6 +153,8 @@ def _script(pretence: Pretence, folder: Path) -> Path:
         ("in /sbin/hwclock /usr/sbin/hwclock /bin/hwclock /usr/bin/hwclock", "in"),
         ("drivers='/sys/bus/pnp/drivers/rtc_cmos /sys/bus/platform/drivers/rtc_cmos'", "drivers=''"),
         ("timedatectl show", "false show"),
+        ("modprobe cpuid >", "false >"),
+        ("$(dmesg 2", f"$(cat {folder / 'kernel-log'} 2"),
         *([("user=$(id -u)", "user=0")] if pretence.root else []),
     ):
         assert text.count(old) == 1, old

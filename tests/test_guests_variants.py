@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.deadline import Deadline
-from harness.guests import ACRN, AgentRefused, Console, LinuxGuest, Pause, Read, Write
+from harness.guests import ACRN, QEMU_KVM, AgentRefused, Console, LinuxGuest, Pause, Read, Write
 from harness.guests.frames import decode_parts, encode_command
 from harness.guests.steps import Step
 from tests.agent_variants import LAPTOP, OTHER, SERVICE_VM, SHELLS, USER_VM, Pretence, running
@@ -37,7 +37,7 @@ def guest(
     variant: str, pretence: Pretence, folder: Path, tmp_path: Path, *, nonce: str = NONCE
 ) -> Iterator[LinuxGuest]:
     with running(variant, pretence, NONCE, folder) as end:
-        guest = LinuxGuest(Console(end, tmp_path / "console.log"), nonce=nonce, hypervisor=[ACRN])
+        guest = LinuxGuest(Console(end, tmp_path / "console.log"), nonce=nonce, hypervisor=[ACRN, QEMU_KVM])
         try:
             yield guest
         finally:
@@ -97,6 +97,31 @@ def test_ways_to_the_ports_that_are_shut_are_told_apart(
             refusing.boot(Deadline(30))
         assert caught.value.reason == expected
         assert not refusing.run("item", [Write(0, 0)], Deadline(30)).ok
+
+
+@pytest.mark.parametrize("variant", HERE)
+@pytest.mark.parametrize(
+    ("kernel_log", "hsm", "reason"),
+    [
+        ("[ 0.0] Hypervisor detected: KVM\n", False, None),
+        ("[ 0.0] Hypervisor detected: ACRN\n", False, "cpuid"),
+        ("[ 0.0] Hypervisor detected: ACRN\n", True, "service-vm"),
+        ("[ 0.0] Hypervisor detected: KVM\n", True, "service-vm"),
+        ("", False, "cpuid"),
+    ],
+)
+def test_where_the_processor_cannot_be_asked_only_what_excludes_a_service_vm_will_do(
+    variant: str, kernel_log: str, hsm: bool, reason: str | None, folder: Path, tmp_path: Path
+) -> None:
+    pretence = Pretence(ports=file_of_ports(folder), root=True, kernel_log=kernel_log, hsm=hsm)
+    with guest(variant, pretence, folder, tmp_path) as agent:
+        if reason is None:
+            agent.boot(Deadline(30))
+            assert agent.facts["hypervisor"] == QEMU_KVM
+        else:
+            with pytest.raises(AgentRefused) as caught:
+                agent.boot(Deadline(30))
+            assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("variant", WITH_PORTS)
