@@ -121,14 +121,20 @@ class DeviceModel:
     def _boot_in_step(self, stack: contextlib.ExitStack) -> TraceWorker:
         """The vRTC begins when QEMU's own RTC does: on a bench it is by what the guest reads that the vRTC is known,
         and below an emulated host QEMU takes seconds to start. The machine is to be one that waits (`-S`).
+
+        All is made ready for an appointment, which is further away where QEMU took longer to start.
         """
+        began_ns = time.monotonic_ns()
         self._qemu = Qemu(self._settings.machine, on_event=self._qmp_event, on_trace_end=self._trace_ended)
         with contextlib.ExitStack() as undo:
             undo.callback(lambda: self._qemu.close(Deadline(CLOSE_TIMEOUT)))
             self._ask_qemu("query-status")
-            rtc = self._create_rtc(stack)
+            ready_ns = time.monotonic_ns()
+            appointment_ns = ready_ns + (ready_ns - began_ns) // 2
+            rtc = self._create_rtc(stack, appointment_ns)
             self._start_service(stack)
             worker = self._follow_trace(rtc)
+            time.sleep(max(0, appointment_ns - time.monotonic_ns()) / 1e9)
             self._ask_qemu("cont")
             undo.pop_all()
         return worker
@@ -159,8 +165,10 @@ class DeviceModel:
         worker.start()
         return worker
 
-    def _create_rtc(self, stack: contextlib.ExitStack) -> GuestRtc:
-        settings, now_ns = self._settings, time.monotonic_ns()
+    def _create_rtc(self, stack: contextlib.ExitStack, start_ns: int | None = None) -> GuestRtc:
+        """start_ns: when it begins; None: now."""
+        settings = self._settings
+        now_ns = time.monotonic_ns() if start_ns is None else start_ns
         if settings.hypervisor is None:
             return DmGuestRtc(self._service, self._log, settings.rtc_time, now_ns, settings.registers)
         self._hypervisor = HypervisorVm(settings.hypervisor, NewVm(settings.name, settings.rtc_time, now_ns))
