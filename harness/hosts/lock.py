@@ -40,6 +40,10 @@ _SIZE = 1024
 
 _LOOK_EVERY = 0.1
 _TOLD_EVERY = 30.0
+_CHANGING = "another process, which takes or leaves it right now"
+_CHANGES_FOR = 2.0
+"""Seconds that taking and leaving may take, on a busy machine: nobody is refused because of that alone."""
+
 _TORN_FOR = 1.0
 """Seconds in which what cannot be read may still be a file that is being written."""
 
@@ -171,8 +175,13 @@ class LockFile:
 
     def _acquire(self) -> None:
         self._make_folder()
-        deadline, told = Deadline(self._wait), 0.0
+        deadline, told, changing = Deadline(self._wait), 0.0, Deadline(_CHANGES_FOR)
         while (held := self._try()) is not None:
+            if held != _CHANGING:
+                changing = Deadline(_CHANGES_FOR)
+            elif not changing.expired:
+                time.sleep(_LOOK_EVERY / 10)  # of no file's end is anybody told
+                continue
             if deadline.expired:
                 raise Held(
                     f"{self._what} is in use by {held}",
@@ -190,7 +199,7 @@ class LockFile:
         try:
             descriptor = self._open()
         except FileNotFoundError:
-            return "another process, which takes or leaves it right now"
+            return _CHANGING
         keep = False
         try:
             try:
@@ -203,7 +212,7 @@ class LockFile:
                     hint="name another folder (reservation: {kind: lock, folder: ...})",
                 ) from error
             if not self._is_there(descriptor):
-                return "another process, which takes or leaves it right now"
+                return _CHANGING
             held = self._judge(descriptor)
             if held is None:
                 owner = Owner.this_process(self._what, self._lease)
@@ -247,7 +256,7 @@ class LockFile:
     def _whose(self, descriptor: int) -> str:
         owner = self._read_owner(descriptor)
         if owner is None:
-            return "another process, which takes or leaves it right now"
+            return _CHANGING
         if owner.is_alive is False:
             return f"{owner}; that process is gone, but one that it left behind still has the file open"
         return str(owner)
