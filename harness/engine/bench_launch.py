@@ -181,6 +181,8 @@ class BenchLaunch:
                 hint="set it right in the guest (hwclock --systohc), or start the guest anew",
             )
         self._witness.start(reading)
+        for note in self._host_notes():
+            self._rundir.add_note(note)
         found = {"events": quiet.events, "waited_s": round(quiet.seconds, 3), "seconds": about.bench.quiet.seconds}
         self._rundir.add_guest(about.name, {**about.details, "quiet": found, "agent": dict(guest.facts)})
         if quiet.events:
@@ -198,10 +200,10 @@ class BenchLaunch:
             self._witness.anchor(self.guest.read_rtc(deadline))
 
     def reported(self, report: AgentReport) -> None:
-        """Into the witness, with the guest's clock as it is right now."""
+        """Into the witness, with the guest's clock as it is right now: nobody waits for that, in the settle window."""
         if not report.ok:
             return
-        self._witness.sample(self.guest, Deadline(CLOSE_TIMEOUT), again=False)
+        self._witness.sample(self.guest, Deadline(CLOSE_TIMEOUT))
         self._witness.reported(report)
 
     def check(self) -> None:
@@ -219,7 +221,7 @@ class BenchLaunch:
 
     def failed(self, problem: BenchError) -> BenchError:
         """Why it was really lost; the root is told, and so is the judge, who must not blame the service for it."""
-        cause = true_cause(problem, self._use, self._process, self._about.name, self._about.folder)
+        cause = self._true_cause(problem)
         reason = "guest-lost"
         if self._use is not None and self._use.failure is not None:
             reason = "host-lost"
@@ -227,6 +229,13 @@ class BenchLaunch:
             reason = "device-model-died"
         self._end_witness(reason)
         self._root.fail(cause, self._use)
+        return cause
+
+    def _true_cause(self, problem: BenchError) -> BenchError:
+        about = self._about
+        cause = true_cause(problem, self._use, self._process, about.name, about.folder)
+        if cause is problem and self._service is not None and self._service.failure is not None:
+            return self._service.failure
         return cause
 
     def hush(self) -> None:
@@ -287,6 +296,12 @@ class BenchLaunch:
     def _host(self) -> Host:
         assert self._use is not None
         return self._use.host
+
+    def _host_notes(self) -> list[str]:
+        """What went wrong on the way to the host and was mended by another try; told once."""
+        notes: list[str] = getattr(self._host, "notes", [])
+        found, notes[:] = list(notes), []
+        return found
 
     def _is_given_up(self) -> bool:
         if self._closed.is_set() or (self._use is not None and self._use.failure is not None):

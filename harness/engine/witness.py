@@ -20,9 +20,6 @@ FORMAT = 1
 TOLERANCE_S = 1
 """How far payloads may be off: the guest's clock, its host's and the harness's tick at moments of their own."""
 
-SAMPLE_EVERY_NS = 2_000_000_000
-"""A guest's clock is asked for again when the last answer is older than this."""
-
 DRIFT_PPM = {"linux": 1_000, "bare": 12_000}
 """How wrong a guest's clock may run: a kernel that has measured its TSC by the PIT is off by hundreds of ppm until it
 has measured again, and slews by 500. The bare guest measures its own for 2 ms and takes what is within 1 %: 40 to 370
@@ -69,18 +66,16 @@ class BenchWitness:
         self._about = about
         self._clock = ClockMap(DRIFT_PPM[about.system], keep=self._keep)
         self._clock_log: ClockLog | None = None
-        self._sampled_ns = self._read_ns = 0
+        self._read_ns = 0
         self._last_ns = 0
         self._begun = self._ended = False
         self._lock = threading.Lock()
         self.uncertainty_ns = 0
         """Of the last stamp."""
 
-    def sample(self, guest: Watch, deadline: Deadline, *, again: bool = True) -> None:
-        """Ask for the guest's clock, and with `again` not only where that was never done or long ago."""
-        if again or not self._clock.ready or time.monotonic_ns() - self._sampled_ns > SAMPLE_EVERY_NS:
-            self._clock.add(*guest.now(deadline))
-            self._sampled_ns = time.monotonic_ns()
+    def sample(self, guest: Watch, deadline: Deadline) -> None:
+        """Ask for the guest's clock: the nearer to what it has to stamp, the better that is known."""
+        self._clock.add(*guest.now(deadline))
 
     def start(self, reading: RtcReading) -> None:
         """The guest's RTC showed this: what it is from here on is known. Raises InfrastructureError for a full disk."""

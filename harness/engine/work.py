@@ -266,9 +266,8 @@ class Work:
 
         What it was at when it was lost is tried again by another one: then the loss costs no update.
         """
-        if error is not None and not isinstance(error, HypervisorDied):
-            family = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
-            self.note_error(family, lane.name, str(error))
+        if error is not None:
+            self.failed(lane, error)
         heir: Lane | None = None
         told = error
         if error is not None and self._has_more_for(lane):
