@@ -106,8 +106,11 @@ class Apt:
         """
         if (missing := next((name for name in names if self.find([name]) is None), None)) is not None:
             raise InfrastructureError(f"apt knows no {missing}", hint="`apt-get update` refreshes stale package lists")
-        with tempfile.NamedTemporaryFile(prefix="rtc-dpkg-") as nothing:
-            where = (f"Dir::State::status={nothing.name}", "Debug::NoLocking=true")
+        with tempfile.TemporaryDirectory(prefix="rtc-dpkg-") as nothing:
+            (Path(nothing) / "partial").mkdir()
+            (Path(nothing) / "status").touch()
+            # What lies in the system's own store of archives would not be told.
+            where = (f"Dir::State::status={nothing}/status", f"Dir::Cache::archives={nothing}", "Debug::NoLocking=true")
             options = [word for each in where for word in ("-o", each)]
             told = self._run("apt-get", *options, "-y", "--print-uris", "--no-install-recommends", "install", *names)
         files = re.findall(r"^'[^']+' ([^_\s]+)_([^_\s]+)_\S+\.deb ", told, re.MULTILINE)
