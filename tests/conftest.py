@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.secrets import MASKER
 from harness.vm_event import VmEventService
 from tests.lab_support import Checkout, make_checkout
 from tests.vm_event_support import INSTANT, nothing_left_open
+
+# On a busy machine a case takes as long as it takes: that is no fault of what is tested.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
