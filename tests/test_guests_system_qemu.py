@@ -12,7 +12,7 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.guests import QEMU_TCG, AgentRefused, GuestDied, Pause, Read, SystemGuest, Write
-from harness.guests.login import Shell
+from harness.guests.login import ENDED, Shell
 from harness.guests.steps import Step
 from harness.guests.variants import Agents, Variant, prepare_agents
 from tests.system_machine import AS_SYSTEMD, CPUID_FILE, PASSWORD, ROOT, SystemMachine, has_port_device, system_machine
@@ -146,6 +146,28 @@ def test_a_driver_that_stays_is_a_reason_to_refuse_and_nothing_is_left_behind(
             machine, "grep -l '^State:.*T' /proc/[0-9]*/status | wc -l", "mount -o remount,rw /sys; echo done"
         )
     assert stopped == "0"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_agent_that_is_ended_gives_back_all_the_same(
+    machine: SystemMachine, agents: Agents, variant: Variant
+) -> None:
+    if variant == "shell" and not has_port_device():
+        pytest.skip("the kernel with /dev/port is not in the cache")
+    deadline = Deadline(PATIENCE)
+    ask(machine, "setsid rtc-ender >/dev/null 2>&1 & echo on")
+    guest = guest_of(machine, agents, variant)
+    guest.boot(deadline)
+    assert guest.facts["rtc_device"].startswith("00:")
+    machine.console.wait_for(ENDED, "the agent's end", deadline)
+    machine.console.send(b"exit\n", "the shell's end", deadline)
+    driver, stopped = ask(
+        machine,
+        "ls /sys/bus/pnp/drivers/rtc_cmos | grep -c 00:",
+        "grep -l '^State:.*T' /proc/[0-9]*/status | wc -l",
+    )
+    assert (driver, stopped) == ("1", "0")
 
 
 def test_a_guest_that_powers_itself_off_writes_nothing_on_its_way_down(machine: SystemMachine, agents: Agents) -> None:

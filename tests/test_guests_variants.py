@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from harness.deadline import Deadline
-from harness.guests import ACRN, QEMU_KVM, AgentRefused, Console, LinuxGuest, Pause, Read, Write
+from harness.guests import ACRN, QEMU_KVM, AgentRefused, Console, LinuxGuest, Pause, Read, Write, variants
 from harness.guests.frames import decode_parts, encode_command
 from harness.guests.steps import Step
-from tests.agent_variants import LAPTOP, OTHER, SERVICE_VM, SHELLS, USER_VM, Pretence, running
+from tests.agent_variants import LAPTOP, OTHER, SERVICE_VM, SHELLS, USER_VM, Pretence, agent_command, running
 
 NONCE = "0123456789abcdef"
 HERE = [shell for shell, command in SHELLS.items() if shutil.which(command[0])]
@@ -244,3 +246,39 @@ def test_the_checksum_of_every_character_is_that_of_zlib(folder: Path) -> None:
     with running(HERE[0], Pretence(), NONCE, folder) as end:
         for number, text in enumerate((every, every[::-1], every * 4), 1):
             assert "unknown" in ask(end, encode_command(number, text))[0]
+
+
+@pytest.mark.skipif(
+    not os.access("/dev/cpu/0/cpuid", os.R_OK) or "hypervisor" not in Path("/proc/cpuinfo").read_text(),
+    reason="this machine is no guest, or has no device that says so",
+)
+def test_the_script_and_python_ask_the_processor_alike() -> None:
+    ask = "from harness.guests.agent_python.machine import *; text, service = whereabouts(); print(text.encode().hex())"
+    by_python = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    functions = variants.shell_agent().decode().partition("# ---- the clock and the ports")[0]
+    by_shell = subprocess.run(
+        ["sh", "-c", functions + '\nwhereabouts; echo "$signature"'], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert by_shell == by_python != []
+
+
+def has_user_namespaces() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-Ur", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not has_user_namespaces(), reason="no user namespaces for this user")
+def test_a_root_without_the_right_to_ports_is_refused_as_such(folder: Path, tmp_path: Path) -> None:
+    agent, *_ = agent_command("c", Pretence(USER_VM), folder)
+    ours, theirs = socket.socketpair()
+    command = ["unshare", "-Ur", agent, f"rtc.nonce={NONCE}"]
+    with theirs, subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno()) as process:
+        refusing = LinuxGuest(Console(ours, tmp_path / "console.log"), nonce=NONCE, hypervisor=[ACRN])
+        try:
+            with pytest.raises(AgentRefused) as caught:
+                refusing.boot(Deadline(30))
+            assert caught.value.reason == "ports"
+        finally:
+            refusing.close()
+            process.kill()
