@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from reports.failure import compare, headline
+from reports.failure import compare, headline, judged_of
 from reports.reads import reads_of
 from reports.rundir import RunDir, open_run
 from reports.timeline import plain_timeline
@@ -125,7 +125,7 @@ def _events(run: RunDir, v: Verdict) -> Iterable[str]:
     for expected, seen in pair_events(v):
         wanted = "expected" if expected else "one too many"
         yield f"<table><tr><th></th><th>{wanted}</th><th>{'seen' if seen else 'missing'}</th><th></th></tr>"
-        for row in compare(v, expected, seen, run.vrtc(v.vm), run.service(v.vm)):
+        for row in compare(v, expected, seen, run.vrtc(v.vm), judged_of(run, v)):
             cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
             mark = ' class="d"' if row[3] else ""
             yield f"<tr{mark}>{cells}</tr>"

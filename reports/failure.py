@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def explain(run_dir: Path | str | RunDir, verdict: Mapping[str, Any] | Verdict) 
         lines.append(f"  {v.diagnosis}")
     lines += ["", f"expected {_count(len(v.expected))}, seen {_count(len(v.seen))}"]
     for number, (expected, seen) in enumerate(pair_events(v), 1):
-        lines += _side_by_side(number, v, expected, seen, source, run.service(v.vm))
+        lines += _side_by_side(number, v, expected, seen, source, judged_of(run, v))
     lines += ["", "timeline"]
     lines += [f"  {line}" for line in plain_timeline(v, run.window_ns, reads_of(run, v))]
     lines += ["", f"replay:   {run.replay_command(v)}"]
@@ -64,14 +65,14 @@ def headline(v: Verdict, vrtc: str | None = None) -> str:
 
 
 def compare(
-    v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None, service: str | None = None
+    v: Verdict, expected: Expected | None, seen: Seen | None, source: str | None, judged: Judged | None = None
 ) -> list[tuple[str, str, str, str]]:
     """Rows of field, expected, seen, difference ("" where they agree) for one event of either side.
 
-    service: which one was judged, on a bench: it says what the event has to say.
+    judged: which service, on a bench: it says what the event has to say.
     """
-    wanted = worded(_wanted(v, expected, source), service)
-    others = _other_values(expected, service)
+    wanted = worded(_wanted(v, expected, source), judged)
+    others = _other_values(expected, judged)
     got: Mapping[str, Any] = seen.event if seen is not None else {}
     fields = [field for field in FIELDS if field in wanted or field in got]
     fields += [field for field in got if field not in FIELDS]
@@ -93,9 +94,9 @@ def _side_by_side(
     expected: Expected | None,
     seen: Seen | None,
     source: str | None,
-    service: str | None,
+    judged: Judged | None,
 ) -> list[str]:
-    rows = compare(v, expected, seen, source, service)
+    rows = compare(v, expected, seen, source, judged)
     title = f"event {number}"
     if seen is None:
         title += ": none, as may be" if expected is not None and expected.optional else ": missing"
@@ -129,9 +130,26 @@ def _wanted(v: Verdict, expected: Expected | None, source: str | None) -> dict[s
     return wanted
 
 
-def worded(wanted: dict[str, Any], service: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Judged:
+    """Which event service was judged on a bench, and the name by which its events call the guest."""
+
+    service: str
+    vm: str
+
+
+def judged_of(run: RunDir, v: Verdict) -> Judged | None:
+    """What run.json says of that; None where nothing is said, as in QEMU mode."""
+    service = run.service(v.vm)
+    return None if service is None else Judged(service, run.vm_name(v.vm))
+
+
+def worded(wanted: dict[str, Any], judged: Judged | None) -> dict[str, Any]:
     """What an event of that service has of the fields, as the judge has it (harness/judge/forms.py)."""
-    if not wanted or service in (None, "project", "hsm"):
+    if not wanted or judged is None:
+        return wanted
+    wanted, service = {**wanted, "vm": judged.vm}, judged.service
+    if service in ("project", "hsm"):
         return wanted
     last, delta = wanted["last_time"], wanted["delta_time"]
     if service == "acrn-dm":
@@ -142,7 +160,7 @@ def worded(wanted: dict[str, Any], service: str | None) -> dict[str, Any]:
     return {**wanted, "raw_events": None, "source": "monitor"}
 
 
-def _other_values(expected: Expected | None, service: str | None) -> dict[str, list[object]]:
+def _other_values(expected: Expected | None, judged: Judged | None) -> dict[str, list[object]]:
     """What else the times may be, where nobody knows at which fraction of a second the RTC ticks."""
     found: dict[str, list[object]] = {}
     if expected is None:
@@ -150,7 +168,7 @@ def _other_values(expected: Expected | None, service: str | None) -> dict[str, l
     nominal = (expected.last_time, expected.new_time, expected.delta_time)
     for place, field in enumerate(("last_time", "new_time", "delta_time")):
         values = {other[place] for other in expected.others}
-        if field == "new_time" and service == "behind-acrn-dm":
+        if field == "new_time" and judged is not None and judged.service == "behind-acrn-dm":
             values = {other[0] + other[2] for other in expected.others if None not in other}
         found[field] = [*sorted(v for v in values if v != nominal[place] and isinstance(v, int))]
     return found

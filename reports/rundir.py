@@ -130,6 +130,11 @@ class RunDir:
         host = self._told_of(vm).get("host") or of_bench
         return plain(host) if isinstance(host, str) else None
 
+    def vm_name(self, vm: str) -> str:
+        """The name by which events call the guest, which on a bench may be another than its folder's."""
+        name = self._told_of(vm).get("vm_name")
+        return plain(name) if isinstance(name, str) else vm
+
     def is_rehearsal(self, vm: str) -> bool:
         """Whether what stood for acrn-dm was this project's own device model, which has none of its defects."""
         return self._told_of(vm).get("rehearsal") is True

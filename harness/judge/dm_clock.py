@@ -40,7 +40,8 @@ class DmClock:
 
     def time(self, now_s: int) -> int:
         """The RTC at `now_s`: seconds since 1970; BROKEN while halted or while the date is invalid."""
-        if self.halted or self._base == BROKEN or not self._divider_runs:
+        registers = self._registers
+        if registers[REGISTER_B] & SET or self._base == BROKEN or registers[REGISTER_A] & DIVIDER_MASK != DIVIDER_RUNS:
             return self._base
         return self._base + now_s - self._base_s
 
@@ -59,7 +60,7 @@ class DmClock:
         elif index not in (REGISTER_C, REGISTER_D):
             before = self.time(now_s)
             self._registers[index] = value & 0x7F if index == dates.SECOND else value
-            if index in dates.DATE_TIME and not self.halted:
+            if index in dates.DATE_TIME and not self._registers[REGISTER_B] & SET:
                 return self._recompute(before, now_s)
         return None
 
@@ -69,8 +70,9 @@ class DmClock:
 
     def _refresh(self, index: int, now_s: int) -> None:
         """An access to the date or alarm bytes first rewrites the date, unless halted or broken."""
-        if (index < REGISTER_A or index == dates.CENTURY) and not self.halted and self._base != BROKEN:
-            dates.encode(self.time(now_s), self._registers, self._registers[REGISTER_B])
+        registers = self._registers
+        if (index < REGISTER_A or index == dates.CENTURY) and self._base != BROKEN and not registers[REGISTER_B] & SET:
+            dates.encode(self.time(now_s), registers, registers[REGISTER_B])
 
     def _set_base(self, time: int, now_s: int) -> None:
         self._base, self._base_s = time, now_s

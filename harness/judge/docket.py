@@ -53,11 +53,6 @@ class Docket:
         """When the last of the items known ended."""
         return max((item.end_ns for item in self._items[-_OVERLAPPING:]), default=0)
 
-    @property
-    def _slack_ns(self) -> int:
-        """A guest's own clock stamps on a bench: they may be wrong by more."""
-        return SPAN_SLACK_NS + self._chronicle.most_uncertain_ns
-
     def span(self, item: Item) -> tuple[int, int]:
         """When a write counts as the item's: within its own span, or a little more if that explains all."""
         known = self._spans.get(item.item) if self.is_current(item) else None
@@ -75,7 +70,8 @@ class Docket:
 
     def _wide(self, item: Item) -> tuple[int, int] | None:
         """The least more that explains all: on a bench what stamps may be wrong by comes first."""
-        for slack_ns in sorted({self._chronicle.most_uncertain_ns, self._slack_ns} - {0}):
+        uncertain_ns = self._chronicle.most_uncertain_ns
+        for slack_ns in sorted({uncertain_ns, SPAN_SLACK_NS + uncertain_ns} - {0}):
             wide = (item.start_ns - slack_ns, item.end_ns + slack_ns)
             if disagreement(item, self._writes(wide), final=True) is None:
                 return wide
@@ -108,7 +104,7 @@ class Docket:
     def items_of(self, first_ns: int, last_ns: int) -> list[Item]:
         """The items whose spans hold a moment from first_ns to last_ns."""
         found = []
-        end = bisect_right(self._starts, last_ns + self._slack_ns)
+        end = bisect_right(self._starts, last_ns + SPAN_SLACK_NS + self._chronicle.most_uncertain_ns)
         for item in self._items[max(0, end - _OVERLAPPING) : end]:
             begin_ns, end_ns = self.span(item)
             if begin_ns <= last_ns and first_ns <= end_ns:

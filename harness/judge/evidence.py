@@ -100,8 +100,10 @@ class Evidence:
         doubts = self.trust.against(from_ns, to_ns)
         if not doubts and not self.chronicle.started:
             doubts = ["the trace does not say from which time the vRTC began"]
-        doubts = doubts + [text for t_ns, text in self.chronicle.doubts if from_ns <= t_ns <= to_ns]
-        return list(dict.fromkeys(doubts))
+        if self.chronicle.doubts:
+            doubts += [text for t_ns, text in self.chronicle.doubts if from_ns <= t_ns <= to_ns]
+            return list(dict.fromkeys(doubts))
+        return doubts
 
     def _take_record(self, record: Record) -> None:
         if isinstance(record, Access):

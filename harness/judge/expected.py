@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from harness.judge.worlds import Way
 
+NO_WAYS: tuple[Way, ...] = ()
+CERTAIN: str | None = None
 MOST_TOLD = 8
 """So many options stand in a verdict."""
 
@@ -29,11 +31,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class RawEvent:
-    """One announcing write, linked into the chain. write_no: its place in the list of all writes.
-
-    On a bench what is certain of it stands in `ways`: all in which it can have come to it; place: where it is in their
-    trails.
-    """
+    """One announcing write, linked into the chain. write_no: its place in the list of all writes."""
 
     write_no: int
     stamp_ns: int
@@ -43,6 +41,19 @@ class RawEvent:
     delta: int | None
     estimated: bool
     lost: bool
+
+    uncertainty_ns = 0
+    place = 0
+    ways = NO_WAYS
+
+
+@dataclass(frozen=True)
+class PossibleRawEvent(RawEvent):
+    """The same on a bench. What is certain of it stands in `ways`: all in which it can have come to it.
+
+    uncertainty_ns: how far its stamp may be wrong; place: where it is in the ways' trails.
+    """
+
     uncertainty_ns: int = 0
     place: int = 0
     ways: tuple[Way, ...] = ()
@@ -65,13 +76,12 @@ class Option(NamedTuple):
     c_delta: int
 
 
+NO_OPTIONS: tuple[Option, ...] = ()
+
+
 @dataclass(frozen=True)
 class ExpectedEvent:
-    """One settled event that must come, and when.
-
-    On a bench it is the likeliest of the options. uncertainty_ns: how far its due time may be wrong. optional: the
-    change may have been none at all, and then nothing comes. undecidable: why it cannot be told what must come.
-    """
+    """One settled event that must come, and when."""
 
     last_time: int | None
     new_time: int
@@ -84,14 +94,15 @@ class ExpectedEvent:
     due_ns: int
     last_arrival_ns: int
     latest_ns: int
-    uncertainty_ns: int = 0
-    options: tuple[Option, ...] = ()
-    optional: bool = False
-    undecidable: str | None = None
+
+    uncertainty_ns = 0
+    options = NO_OPTIONS
+    optional = False
+    undecidable = CERTAIN
 
     def as_json(self) -> dict[str, object]:
         """The expectation as verdicts.jsonl holds it."""
-        line: dict[str, object] = {
+        return {
             "last_time": self.last_time,
             "new_time": self.new_time,
             "delta_time": self.delta_time,
@@ -103,11 +114,25 @@ class ExpectedEvent:
             "due_ns": self.due_ns,
             "last_arrival_ns": self.last_arrival_ns,
         }
-        if self.options:
-            line["uncertainty_ns"] = self.uncertainty_ns
-            line["optional"] = self.optional
-            line["or"] = [[o.last_time, o.new_time, o.delta_time] for o in self.options[1:MOST_TOLD]]
-        return line
+
+
+@dataclass(frozen=True)
+class PossibleEvent(ExpectedEvent):
+    """The same on a bench: the likeliest of the options.
+
+    uncertainty_ns: how far its due time may be wrong. optional: the change may have been none at all, and then nothing
+    comes. undecidable: why it cannot be told what must come.
+    """
+
+    uncertainty_ns: int = 0
+    options: tuple[Option, ...] = ()
+    optional: bool = False
+    undecidable: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """The expectation as verdicts.jsonl holds it: with what else may come."""
+        others = [[o.last_time, o.new_time, o.delta_time] for o in self.options[1:MOST_TOLD]]
+        return {**super().as_json(), "uncertainty_ns": self.uncertainty_ns, "optional": self.optional, "or": others}
 
 
 def latest_ns(last: RawEvent, timing: Timing) -> int:

@@ -44,7 +44,10 @@ _UNCOVERED = "an event came while no witness told what the guest did"
 
 @dataclass
 class Case:
-    """All that belongs to one item (or, item None, to a lone update or event) and was found out about it."""
+    """All that belongs to one item (or, item None, to a lone update or event) and was found out about it.
+
+    expected: what must come of it, where that is not all that must come of its updates.
+    """
 
     name: str
     vm: str
@@ -61,20 +64,20 @@ class Case:
     uncovered: bool = False
     expected: Sequence[ExpectedEvent] | None = None
 
-    def _expected(self) -> Iterable[ExpectedEvent]:
-        """What must come of all that belongs to it: of the updates all, unless said otherwise."""
-        if self.expected is not None:
-            return self.expected
-        return (event for update in self.updates for event in update.events)
-
     def verdict(self, now_ns: int) -> Verdict:
         """The verdict: what cannot be trusted is inconclusive, else a fault counts more than an excuse."""
         faults, sentences, seen = self._findings()
         excuses = [excuse for ruling in self.rulings for excuse in ruling.excuses]
         failed = self.item is not None and not self.item.ok
         defect = self.withheld[0].defect if self.withheld else None
-        by_acrn_dm = next((name for ruling in self.rulings for name in ruling.defects), None)
-        spared = next((name for ruling in self.rulings for name in ruling.spared), None)
+        by_acrn_dm = spared = None
+        uncertain_ns = 0
+        for ruling in self.rulings:
+            if ruling.uncertain_ns > uncertain_ns:  # noqa: PLR1730 - no call for what is mostly 0
+                uncertain_ns = ruling.uncertain_ns
+            if ruling.defects or ruling.spared:
+                by_acrn_dm = by_acrn_dm or next(iter(ruling.defects), None)
+                spared = spared or next(iter(ruling.spared), None)
         if self.distrust:
             word, sentences, faults = words.INCONCLUSIVE, self.distrust, []
         elif self.uncovered:
@@ -91,7 +94,8 @@ class Case:
             word, defect, sentences = words.KNOWN_ACRN_DM_DEFECT, by_acrn_dm, [ACRN_DM_DEFECTS[by_acrn_dm]]
         else:
             word = words.PASS
-            sentences = [*sentences, *([] if spared is None else [_SPARED.format(spared)])]
+            if spared is not None:
+                sentences = [*sentences, _SPARED.format(spared)]
         latencies = [latency for ruling in self.rulings for latency in ruling.latencies_ms]
         item = self.item
         return Verdict(
@@ -104,7 +108,11 @@ class Case:
             diagnosis="; ".join(dict.fromkeys(sentences)),
             faults=ordered_faults(faults),
             defect=defect,
-            expected=tuple(self._expected()),
+            expected=tuple(
+                self.expected
+                if self.expected is not None
+                else [event for update in self.updates for event in update.events]
+            ),
             seen=tuple(seen),
             writes=tuple(
                 (access.stamp_ns, access.register, access.value, announced) for access, announced in self.writes
@@ -112,16 +120,12 @@ class Case:
             latency_ms=round(max(latencies), 3) if latencies else None,
             ambiguous=any(update.cuts or update.events[0].first_ns < update.first_ns for update in self.updates),
             cut=(self.cut or self.uncovered) and word == words.INCONCLUSIVE and not self.distrust,
-            uncertainty_ms=self._uncertainty_ms(),
+            uncertainty_ms=round(uncertain_ns / 1e6, 3) if uncertain_ns else None,
             spared=spared if word == words.PASS else None,
             uncovered=self.uncovered,
             extras={} if item is None else item.extras,
             decided_ns=now_ns,
         )
-
-    def _uncertainty_ms(self) -> float | None:
-        uncertain_ns = max((ruling.uncertain_ns for ruling in self.rulings if ruling.latencies_ms), default=0)
-        return round(uncertain_ns / 1e6, 3) if uncertain_ns else None
 
     def _findings(self) -> tuple[list[str], list[str], list[Seen]]:
         faults = [fault for ruling in self.rulings for fault in ruling.faults]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -238,7 +239,7 @@ class GuestJudge:
                 self._attribution.matches(number),
                 self._readings.wanted(number),
                 None if final else now_ns,
-                self._parts(item, number),
+                None if self._chronicle.form is None else self._parts(item, number),
             )
             for number in numbers
         ]
@@ -264,14 +265,16 @@ class GuestJudge:
             withheld=withheld,
             writes=writes,
             distrust=self._evidence.doubts(begin_ns, ripe_ns) + ([conflict] if conflict else []),
-            expected=[
-                event
-                for number in numbers
-                for part, event in enumerate(self._chronicle.updates[number].events)
-                if (parts := self._parts(item, number)) is None or part in parts
-            ],
+            expected=None if self._chronicle.form is None else list(self._expected(item, numbers)),
         )
         return case.verdict(now_ns)
+
+    def _expected(self, item: Item, numbers: Sequence[int]) -> Iterator[ExpectedEvent]:
+        for number in numbers:
+            parts = self._parts(item, number)
+            for part, event in enumerate(self._chronicle.updates[number].events):
+                if parts is None or part in parts:
+                    yield event
 
     def _parts(self, item: Item, number: int) -> frozenset[int] | None:
         """For which of an update's events the item answers; None: for all.

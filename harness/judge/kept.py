@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.judge.updates import ExpectedEvent, Timing
+from harness.judge.expected import ExpectedEvent, PossibleEvent, Timing
 from harness.judge.verdict import Seen, Verdict
 
 _OWN = frozenset(each.name for each in fields(Verdict))
@@ -80,7 +80,8 @@ def last_heard_ns(path: Path) -> int:
 def _expected(record: Mapping[str, Any], timing: Timing) -> ExpectedEvent:
     arrival_ns = max(record["last_ns"], record["last_arrival_ns"])
     told = {name: value for name, value in record.items() if name != "or"}
-    return ExpectedEvent(**told, latest_ns=arrival_ns + timing.grace_ns + record.get("uncertainty_ns", 0))
+    kind = PossibleEvent if "or" in record else ExpectedEvent
+    return kind(**told, latest_ns=arrival_ns + timing.grace_ns + record.get("uncertainty_ns", 0))
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:

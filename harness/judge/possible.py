@@ -6,7 +6,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from harness.judge.chain import UNKNOWN
-from harness.judge.expected import ExpectedEvent, Option, RawEvent, Timing, certain_event
+from harness.judge.expected import (
+    ExpectedEvent,
+    Option,
+    PossibleEvent,
+    PossibleRawEvent,
+    RawEvent,
+    Timing,
+    certain_event,
+)
 from harness.judge.phase import Arcs, join, meet, width
 from harness.judge.witness import Access
 from harness.judge.worlds import Possible, Raw, Way, told_until_known
@@ -19,7 +27,7 @@ def raw_of(write_no: int, access: Access, outcome: Possible) -> RawEvent:
     """An announcing write of a guest on a bench; its own numbers are those of the likeliest way."""
     raised = [(width(way.arcs), raw) for way in outcome.ways if (raw := way.trail[-1]) is not None]
     _, raw = max(raised, key=lambda each: each[0])
-    return RawEvent(
+    return PossibleRawEvent(
         write_no=write_no,
         stamp_ns=access.stamp_ns,
         arrival_ns=access.arrival_ns,
@@ -58,7 +66,7 @@ def event_of(raws: Sequence[RawEvent], timing: Timing) -> ExpectedEvent:
     ranked = tuple(sorted(options, key=lambda option: -options[option]))
     nominal = ranked[0]
     spread_ns = last.stamp_ns - min(ends, default=last.stamp_ns)
-    return ExpectedEvent(
+    return PossibleEvent(
         last_time=nominal.last_time,
         new_time=nominal.new_time,
         delta_time=nominal.delta_time,

@@ -39,7 +39,7 @@ class Readings:
 
     def is_exact(self, wanted: dict[str, object], payload: Payload) -> bool:
         """Whether an object is what must come, but for the tolerance on estimated times."""
-        if isinstance(wanted, Wanted):
+        if type(wanted) is Wanted:
             return wanted.is_exact(payload)
         if self._tolerance and "estimated" in wanted:
             return not differences(wanted, payload, self._tolerance)

@@ -234,7 +234,8 @@ class Judgement:
     def _rule_proper(self, ruling: Ruling, event: ExpectedEvent, match: Match, wrong: Sequence[str]) -> tuple[str, ...]:
         t_ns, faults = match.seen.t_ns, []
         may_be_off_ns = event.uncertainty_ns + match.seen.uncertainty_ns
-        ruling.uncertain_ns = max(ruling.uncertain_ns, may_be_off_ns)
+        if may_be_off_ns > ruling.uncertain_ns:  # noqa: PLR1730 - no call for what is mostly 0
+            ruling.uncertain_ns = may_be_off_ns
         early = t_ns < event.due_ns - self._timing.early_ns - may_be_off_ns
         late = t_ns > event.latest_ns + match.seen.uncertainty_ns
         if (early or late) and may_be_off_ns > MOST_UNCERTAIN_NS:
