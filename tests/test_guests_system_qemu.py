@@ -115,6 +115,7 @@ def test_a_guest_that_lets_no_program_be_started_gets_a_script(machine: SystemMa
         ask(machine, "for d in /run /dev; do mount -o remount,exec $d; done; mount -o remount,rw /; echo done")
 
 
+@pytest.mark.soak
 def test_a_console_of_no_width_and_with_somebody_else_on_it_does(machine: SystemMachine, agents: Agents) -> None:
     line = "echo '[   12.345678] usb 1-1: garbage @> *' >/dev/ttyS0"
     noise = f"(while [ ! -e /run/quiet ]; do {line}; usleep 30000; done) >/dev/null 2>&1 &"
