@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 
@@ -35,3 +36,27 @@ class Deadline:
     def within(self, seconds: float) -> Deadline:
         """A deadline that ends after `seconds` or with this one, whichever comes first."""
         return Deadline(min(seconds, self.remaining))
+
+
+class Stoppable(Deadline):
+    """A deadline that comes at once when something is stopped; so do those made from it."""
+
+    __slots__ = ("_stop",)
+
+    def __init__(self, seconds: float, stop: threading.Event) -> None:
+        super().__init__(seconds)
+        self._stop = stop
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never below 0; none once it is stopped."""
+        return 0.0 if self._stop.is_set() else super().remaining
+
+    @property
+    def expired(self) -> bool:
+        """Whether nothing is left."""
+        return self._stop.is_set() or super().expired
+
+    def within(self, seconds: float) -> Stoppable:
+        """A deadline that ends after `seconds` or with this one, whichever comes first."""
+        return Stoppable(min(seconds, self.remaining), self._stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.deadline import Deadline
@@ -14,12 +15,21 @@ __all__ = ["Climb"]
 
 
 class Climb:
-    """One guest that goes up and down the states of a bench; for one thread. `close` takes it back to `off`."""
+    """One guest at a time that goes up and down the states of a bench; for one thread. `close` takes it to `off`.
 
-    def __init__(self, parts: GuestParts, rundir: RunDirectory) -> None:
-        self._parts = parts
+    make: the parts of a new guest, with a name and a folder of its own; whoever went down has another one on the way
+    up.
+    """
+
+    def __init__(self, make: Callable[[], GuestParts], rundir: RunDirectory) -> None:
+        self._make = make
         self._rundir = rundir
-        self._strategy = Strategy(parts.launch.steps(lambda: None), parts.launch.failed)
+        self._new()
+
+    def _new(self) -> None:
+        self._parts = self._make()
+        self._strategy = Strategy(self._parts.launch.steps(lambda: None), self._parts.launch.failed)
+        self._booted = False
 
     @property
     def state(self) -> State:
@@ -28,7 +38,7 @@ class Climb:
 
     @property
     def folder(self) -> Path:
-        """Where its logs are."""
+        """Where the guest's logs are."""
         return self._parts.folder
 
     @property
@@ -38,10 +48,16 @@ class Climb:
 
     def reach(self, state: State) -> None:
         """Go there, up or down; after a failure from the root. Raises the true cause where that fails, a BenchError."""
-        self._rundir.add_guest(self._parts.name, self._parts.details)
+        if self._booted and (state < State.GUEST_BOOTED or self._strategy.cause is not None):
+            self.close()
+            self._new()
+        if state >= State.GUEST_BOOTED:
+            self._rundir.add_guest(self._parts.name, self._parts.details)
+            self._booted = True
         self._strategy.reach(state, Deadline(self._parts.boot_timeout))
 
     def close(self) -> None:
         """Give all back. Raises InfrastructureError naming what is left."""
-        self._parts.launch.hush()
+        if self._booted:
+            self._parts.launch.hush()
         self._strategy.close()

@@ -140,8 +140,9 @@ class Engine:
         spec = self._kinds[kind] if kind is not None else self._bench.guests[0]
         if self._ground is None:
             self._prepare([spec], ())
-        assert self._ground is not None
-        return Climb(self._ground.parts(spec, self.rundir.last_number(spec.name) + 1), self.rundir)
+        ground = self._ground
+        assert ground is not None
+        return Climb(lambda: ground.parts(spec, self.rundir.last_number(spec.name) + 1), self.rundir)
 
     def _prepare(self, guests: Sequence[GuestSpec], with_ntp: Collection[str]) -> None:
         """Have ready what guests are made of and what they stand on."""

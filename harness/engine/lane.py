@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.deadline import Deadline
+from harness.deadline import Deadline, Stoppable
 from harness.engine.asking import ITEM_TIMEOUT, Asking
 from harness.engine.judging import Judging
 from harness.engine.launch import GuestParts
@@ -166,7 +166,7 @@ class Lane:
                 return False
             self._rundir.add_guest(self.name, self.parts.details)
             stack.callback(self._strategy.close)
-            self._strategy.reach(State.QUIET, Deadline(self.parts.boot_timeout))
+            self._strategy.reach(State.QUIET, Stoppable(self.parts.boot_timeout, self._stopping))
         return True
 
     def _work(self) -> None:
