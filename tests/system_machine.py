@@ -116,9 +116,8 @@ def has_port_device() -> bool:
     return has_kernel(Cache(default_cache_dir()), "debian-standard")
 
 
-@contextmanager
-def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]:
-    """One that boots; somebody may log in."""
+def system_image(folder: Path) -> Path:
+    """Makes its `initrd` in a folder; returns the kernel that goes with it."""
     cache, deadline = Cache(default_cache_dir()), Deadline(120)
     kernel = fetched_kernel(cache, deadline, "debian-standard" if has_port_device() else None)
     hashed = subprocess.run(
@@ -140,6 +139,13 @@ def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]
         **python_files(),
     }
     (folder / "initrd").write_bytes(pack(files))
+    return kernel.path
+
+
+@contextmanager
+def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]:
+    """One that boots; somebody may log in."""
+    kernel = system_image(folder)
     ours, theirs = socket.socketpair()
     trace = folder / "trace.log"
     command = [
@@ -147,7 +153,7 @@ def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]
         *("-display", "none", "-nodefaults", "-no-user-config", "-nic", "none", "-no-reboot"),
         *("-rtc", "base=2024-06-15T12:00:00,clock=vm", "-trace", "memory_region_ops_write", "-D", str(trace)),
         *("-chardev", f"socket,id=s0,fd={theirs.fileno()}", "-serial", "chardev:s0"),
-        *("-kernel", str(kernel.path), "-initrd", str(folder / "initrd")),
+        *("-kernel", str(kernel), "-initrd", str(folder / "initrd")),
         *("-append", f"console=ttyS0 quiet loglevel=1 clocksource=hpet cryptomgr.notests nolapic {append}"),
     ]
     with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as qemu:
