@@ -137,3 +137,23 @@ def test_a_qemu_that_refuses_is_told_as_ever(tmp_path: Path) -> None:
     record = parse_exit_record((tmp_path / "exit.json").read_text(encoding="utf-8"))
     assert record is not None and (record.fault, record.reason) == ("configuration", "qemu-refused")
     assert "nonsense" in record.problem and done.returncode == record.status
+
+
+@pytest.mark.parametrize("options", ["", "--right-sums"])
+def test_a_date_that_is_none_in_between_is_summed_as_acrn_dm_sums_it(tmp_path: Path, options: str) -> None:
+    with acrn_dm(tmp_path, options=options) as (guest, process, monitor), Client(monitor) as client:
+        # given 31 January, and a client that has heard of it
+        assert client.ask("register_vm_event_client") == {"ack": 0}
+        assert guest.run("first", [Write(0x08, 0x01), Write(0x07, 0x31)], Deadline(PATIENCE)).ok
+        before = client.receive()
+        # when it becomes the 29th of February, the month first: what is in between is no date
+        assert guest.run("second", [Write(0x08, 0x02), Write(0x07, 0x29)], Deadline(PATIENCE)).ok
+        event = client.receive()
+        # then acrn-dm's delta_time counts from -1 where the right one is 29 days
+        shown = before["last_time"] + before["delta_time"]
+        if options:
+            assert event["delta_time"] == 29 * 86400
+            assert event["last_time"] - shown in range(60)
+        else:
+            assert event["delta_time"] > shown
+        os.kill(process.pid, signal.SIGTERM)

@@ -27,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cmd_monitor", metavar="SOCK", type=Path, required=True, help="monitor socket")
     parser.add_argument("--acrn-monitor", action="store_true", help="have the monitor socket behave exactly as "
                         "acrn-dm's: one connection, events as ACRN words them")
+    parser.add_argument("--acrn-sums", action="store_true", help="with --acrn-monitor: events have the sums of"
+                        " acrn-dm's own service, known to be wrong where a date was invalid in between")
     parser.add_argument("--as-acrn-dm", action="store_true", help="live and end as acrn-dm does: go on when standard "
                         "input ends, and refuse to destroy a real-time VM (--vrtc hv)")
     parser.add_argument("--memory", "-m", metavar="MIB", type=int, default=96)
@@ -108,6 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         registers=options.rtc_registers,
         acrn_monitor=options.acrn_monitor,
         as_acrn_dm=options.as_acrn_dm,
+        acrn_sums=options.acrn_sums,
         window=options.window,
         trace_log=options.trace_log,
         rtc_change_log=options.rtc_change_log,

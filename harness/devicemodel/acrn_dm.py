@@ -1,8 +1,9 @@
 """Our device model in the place of `acrn-dm`, for rehearsals: `python -m harness.devicemodel.acrn_dm [options] NAME`.
 
 The options are acrn-dm's (acrn_command.py). The environment variable RTC_BENCH_DM_OPTIONS has options of our device
-model besides, as a shell would write them, and `--full-events`: events in full on the monitor socket, for any number of
-connections, instead of as acrn-dm words them.
+model besides, as a shell would write them, and two of its own. `--full-events`: events in full on the monitor socket,
+for any number of connections, instead of as acrn-dm words them. `--right-sums`: worded as acrn-dm's, but without its
+known wrong sums, as of an acrn-dm that has been mended.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from harness.errors import ConfigurationError, InfrastructureError
 
 OPTIONS = "RTC_BENCH_DM_OPTIONS"
 FULL_EVENTS = "--full-events"
+RIGHT_SUMS = "--right-sums"
 HYPERVISOR_TIMEOUT = 30.0
 
 _LOOK = 0.01
@@ -35,7 +37,8 @@ _LOOK = 0.01
 _HELP = """usage: acrn-dm [-hAWYv] [-B BOOTARGS] [-E ELF] [-k KERNEL] [-l LPC] [-m MEMORY] [-r RAMDISK]
   [-s SLOT,DEVICE[,CONFIGURATION]]... [--ovmf FILE] [--cmd_monitor SOCKET] [--rtvm] [others without effect] NAME
 This is not acrn-dm but the device model of the test bench in its place, for rehearsals. Options of its own come
-in the environment variable RTC_BENCH_DM_OPTIONS: --full-events, and those of `python -m harness.devicemodel --help`.
+in the environment variable RTC_BENCH_DM_OPTIONS: --full-events, --right-sums, and all of
+`python -m harness.devicemodel --help`.
 """
 
 
@@ -79,8 +82,10 @@ def _device_model_arguments(command: AcrnCommand, ours: list[str], stack: contex
     if monitor is None:  # acrn-dm then has none, and its events are heard by nobody
         monitor = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtc-dm-"))) / "monitor"
     arguments = command.device_model_arguments(monitor)
-    in_full = FULL_EVENTS in ours
-    ours = [word for word in ours if word != FULL_EVENTS] if in_full else ["--acrn-monitor", *ours]
+    in_full, right = FULL_EVENTS in ours, RIGHT_SUMS in ours
+    ours = [word for word in ours if word not in {FULL_EVENTS, RIGHT_SUMS}]
+    if not in_full:
+        ours += ["--acrn-monitor"] if right else ["--acrn-monitor", "--acrn-sums"]
     if command.real_time and "--hypervisor" not in ours:
         ours += ["--hypervisor", str(stack.enter_context(_hypervisor()))]
     return [*ours, *arguments]

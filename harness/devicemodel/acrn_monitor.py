@@ -70,6 +70,10 @@ class AcrnMonitor:
         if last_time is None or delta_time is None:
             assert settled.new_time is not None, "only a service that is not ours knows no new_time"
             last_time, delta_time = UNKNOWN, settled.new_time - UNKNOWN
+        self.send_event(last_time, delta_time)
+
+    def send_event(self, last_time: int, delta_time: int) -> None:
+        """Send an event of these times. Waits as `publish` does."""
         with self._lock:
             client = self._client if self._registered else None
         if client is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from harness.devicemodel.acrn_sums import AcrnSums
 from harness.devicemodel.rtc_port import RtcPort
 from harness.devicemodel.trace_worker import TraceLog
 from harness.hypervisor.client import HypervisorLost, HypervisorVm
@@ -39,11 +40,14 @@ class DmGuestRtc:
         rtc_time: int,
         started_ns: int,
         registers: Sequence[int] | None = None,
+        sums: AcrnSums | None = None,
     ) -> None:
         """Its clock shows `rtc_time` at `started_ns`. Says so to the service, and in the log.
 
-        registers: what A and B hold then, of a guest that has been at them in an earlier life.
+        registers: what A and B hold then, of a guest that has been at them in an earlier life. sums: gets the raw
+        events, too.
         """
+        self._sums = sums
         self._service = service
         self._log = log
         self._rtc_time = rtc_time
@@ -65,10 +69,13 @@ class DmGuestRtc:
         """See GuestRtc."""
 
     def _send(self, change: RtcChange) -> None:
-        self._service.send(change, stamp_ns=self._stamp_ns)
+        if self._service.send(change, stamp_ns=self._stamp_ns) and self._sums is not None:
+            self._sums.add(change)
 
     def _machine_reset(self, full: bool) -> None:
         stamp = self._stamp_ns
+        if full and self._sums is not None:
+            self._sums.clear()
         now = self._rtc_time + stamp // 10**9 - self._started_ns // 10**9
         self._vrtc.reset(now)
         if full:

@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.deadline import Deadline
 from harness.devicemodel.acrn_monitor import AcrnMonitor
+from harness.devicemodel.acrn_sums import AcrnSums
 from harness.devicemodel.exit_record import HYPERVISOR_LOST, ExitRecord, FaultClass
 from harness.devicemodel.guest_rtc import DmGuestRtc, GuestRtc, HvGuestRtc
 from harness.devicemodel.relay import ConsoleRelay
@@ -44,7 +45,8 @@ class Settings:
     hypervisor: the socket of the hypervisor process that has the guest's vRTC; None: the device model has it.
     restore: a saved state of the machine to go on from, instead of a boot; registers: what A and B of its RTC held.
     acrn_monitor: the monitor socket is to behave exactly as acrn-dm's. as_acrn_dm: the guest outlives its console, and
-    a real-time one (hypervisor) is not destroyed by a command, as with acrn-dm.
+    a real-time one (hypervisor) is not destroyed by a command, as with acrn-dm. acrn_sums: its events have the sums
+    that acrn-dm's own service would make, wrong ones included.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Settings:
     registers: tuple[int, int] | None = None
     acrn_monitor: bool = False
     as_acrn_dm: bool = False
+    acrn_sums: bool = False
     window: float = 1.0
     trace_log: Path | None = None
     rtc_change_log: Path | None = None
@@ -73,6 +76,7 @@ class DeviceModel:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._shutdown: Mapping[str, Any] | None = None
         self._service = VmEventService(settings.name, window=settings.window)
+        self._sums = AcrnSums()
         self._hypervisor: HypervisorVm | None = None
         self._incoming = Incoming()
         self._log: TraceLog
@@ -170,7 +174,8 @@ class DeviceModel:
         settings = self._settings
         now_ns = time.monotonic_ns() if start_ns is None else start_ns
         if settings.hypervisor is None:
-            return DmGuestRtc(self._service, self._log, settings.rtc_time, now_ns, settings.registers)
+            sums = self._sums if settings.acrn_sums else None
+            return DmGuestRtc(self._service, self._log, settings.rtc_time, now_ns, settings.registers, sums)
         self._hypervisor = HypervisorVm(settings.hypervisor, NewVm(settings.name, settings.rtc_time, now_ns))
         stack.callback(self._hypervisor.close)
         return HvGuestRtc(self._service, self._log, self._hypervisor, self._hypervisor_lost)
@@ -190,7 +195,13 @@ class DeviceModel:
         if self._settings.acrn_monitor:
             monitor = AcrnMonitor(path, {} if refuses else {"destroy": self._destroy})
             stack.callback(monitor.close)
-            self._service.subscribe(monitor.publish)
+            # In the hypervisor's vRTC -1 is a time like others: acrn-dm's sums are right there.
+            in_sums = self._settings.acrn_sums and self._hypervisor is None
+            self._service.subscribe(
+                (lambda settled: monitor.send_event(*self._sums.settle(settled.raw_events or 0)))
+                if in_sums
+                else monitor.publish
+            )
 
     # -- the main loop -----------------------------------------------------------------------------------
 
