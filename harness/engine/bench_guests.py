@@ -13,9 +13,7 @@ from harness.engine.bench_launch import BenchGuest, BenchLaunch, MakeGuest
 from harness.engine.guests import image_of, login_of
 from harness.engine.launch import GuestParts
 from harness.engine.rundir import RunDirectory
-from harness.engine.settings import EngineSettings
 from harness.engine.strategy import Root
-from harness.errors import ConfigurationError
 from harness.guests.agent_guest import AgentGuest
 from harness.guests.console import Console
 from harness.guests.image import GuestImage
@@ -31,25 +29,14 @@ _SLACK = 30.0
 
 
 class BenchFactory:
-    """Knows how each of the bench's guests is made; what `GuestFactory` is for guests of this machine.
+    """Knows how each of the bench's guests is made; what `GuestFactory` is for guests of this machine."""
 
-    Raises ConfigurationError for options that are for this machine.
-    """
-
-    def __init__(self, bench: Bench, root: Root[BenchUse], settings: EngineSettings, rundir: RunDirectory) -> None:
+    def __init__(self, bench: Bench, root: Root[BenchUse], rundir: RunDirectory) -> None:
         self._bench = bench
         self._root = root
         self._rundir = rundir
         self._images: dict[str, GuestImage] = {}
         self._systems: dict[str, tuple[Agents, Login]] = {}
-        for option, value in (
-            ("--service-socket", settings.service_socket), ("--event-socket", settings.event_socket)
-        ):
-            if value is not None:
-                raise ConfigurationError(
-                    f"{option} {value}: the sockets of {bench.name} are on its host",
-                    hint="the bench file says where (device_model.monitor, service.judged); leave the option out",
-                )
 
     def prepare(self, guests: Sequence[GuestSpec], with_ntp: Container[str], deadline: Deadline) -> None:
         """Have ready what these guests start from, or what is brought into them. Raises as `GuestFactory.prepare`."""

@@ -150,7 +150,7 @@ class Engine:
         if isinstance(self._host, Root):
             from harness.engine.bench_guests import BenchFactory  # and nothing of it where guests are on this machine
 
-            bench_factory = BenchFactory(self._bench, self._host, self._settings, self.rundir)
+            bench_factory = BenchFactory(self._bench, self._host, self.rundir)
             bench_factory.prepare(guests, with_ntp, deadline)
             self._ground = bench_factory
             return
