@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from harness.judge import PASS, PRODUCT_FAULT, GuestJudge, Verdict
 from harness.judge.verdict import KNOWN_ACRN_DM_DEFECT, KNOWN_DEFECT
 from tests.bench_run import FAULT_OF, FORMS, KINDS, BenchRun, tamper, vrtc_of
 from tests.judge_random_runs import Sent
+from tests.judge_run import MS
 
 
 def a_run(seed: str, vrtc: str, form: str, items: int = 24) -> BenchRun:
@@ -119,3 +122,41 @@ def tampered_run(folder: Path, seed: str, kind: str, vrtc: str, form: str) -> tu
         if verdict.verdict != PRODUCT_FAULT or set(verdict.faults) != FAULT_OF.get(kind, {"payload"}):
             unfound.append(f"{seed} {name} {kind}: {verdict.verdict} {verdict.faults} {verdict.diagnosis} {verdict}")
     return len(touched), unfound
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("vrtc", ["dm", "hv"])
+def test_judged_while_it_grows_or_afterwards(tmp_path: Path, vrtc: str, form: str) -> None:
+    """As the engine writes: what the agent reports of an item stands there when it is done, maybe after its event."""
+    run = a_run("bench-growing", vrtc, form, items=16)
+    some = {id(sent) for sent in run.events if run.rng.random() < 0.2}
+    events = [each for sent in run.events for each in (tamper(run, "times", sent) if id(sent) in some else [sent])]
+    whole = run.write(tmp_path / "whole", sorted(events, key=lambda sent: sent.t_ns))
+    items = [json.loads(line) for line in (whole / "agent.jsonl").read_text().splitlines()]
+    ends_ns = [item["end_ns"] for item in items]
+    lines: list[tuple[int, int, str, str]] = []
+    keys = {"witness.jsonl": "stamp_ns", "agent.jsonl": "end_ns", "events.jsonl": "t_ns"}
+    for place, (name, key) in enumerate(keys.items()):
+        for line in (whole / name).read_text().splitlines(keepends=True):
+            at_ns = json.loads(line)[key]
+            if name == "witness.jsonl" and '"guest_ns"' in line:
+                at_ns = min(end_ns for end_ns in ends_ns if end_ns + 6 * MS >= at_ns)
+            lines.append((at_ns, place, name, line))
+    last: dict[str, Verdict] = {}
+    (tmp_path / "grows").mkdir()
+    with GuestJudge(tmp_path / "grows") as judge:
+        for at_ns, _, name, line in sorted(lines, key=lambda each: each[:2]):
+            with (tmp_path / "grows" / name).open("a", encoding="utf-8") as out:
+                out.write(line)
+            if run.rng.random() < 0.3:
+                judge.refresh()
+                last.update({verdict.item: verdict for verdict in judge.decide(at_ns + run.rng.choice((0, 100 * MS)))})
+        told = len(last)
+        judge.refresh()
+        last.update({verdict.item: verdict for verdict in judge.decide(judge.last_known_ns, final=True)})
+        assert judge.errors == []
+    afterwards = judged(whole)
+    assert told > 10, "most are told before the end"
+    assert set(last) == set(afterwards)
+    for name, verdict in afterwards.items():
+        assert replace(last[name], vm=verdict.vm).same_finding(verdict), (last[name], verdict)
