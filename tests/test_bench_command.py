@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from harness.bench import DEFAULT_BENCH, Bench, main
+from harness.bench import DEFAULT_BENCH, Bench
+from harness.bench.command import main
 from harness.errors import (
     EXIT_CONFIGURATION,
     EXIT_INFRASTRUCTURE,

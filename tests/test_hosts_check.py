@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.bench import Bench, load_bench, main
+from harness.bench import Bench, load_bench
+from harness.bench.command import main
 from harness.hosts.check import CheckStep, steps
 from harness.rehearsal.loopback import LoopbackSshd
 from tests.ssh_support import needs_sshd, sshd

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from harness.bench.command import main
 from harness.bench.device_models import (
     PLACEHOLDERS,
     AcrnDmSpec,
@@ -102,7 +101,6 @@ __all__ = [
     "SshLogin",
     "StdioConsoleSpec",
     "load_bench",
-    "main",
     "scratch_of",
     "ssh_of",
 ]
