@@ -71,6 +71,7 @@ def test_a_place_is_acquired_refused_to_others_and_released(tmp_path: Path, the_
     assert the_lab.holder == "None"
 
 
+@pytest.mark.soak
 def test_a_place_of_another_users_is_refused_by_name_or_waited_for(tmp_path: Path, the_lab: Lab) -> None:
     assert the_lab.client("acquire", user=ALICE).returncode == 0
 
@@ -150,6 +151,7 @@ def test_a_place_that_was_taken_away_is_told_at_the_end(tmp_path: Path, the_lab:
     the_lab.client("release-from", ALICE)
 
 
+@pytest.mark.soak
 def test_a_place_that_there_is_not_and_a_coordinator_that_does_not_answer(tmp_path: Path, the_lab: Lab) -> None:
     with pytest.raises(ConfigurationError, match="has no place nope"):
         reservation_for(place(tmp_path, the_lab.address, "nope")).__enter__()

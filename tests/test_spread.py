@@ -137,14 +137,16 @@ class Spread:
         return [bench_file(self.folder, "one"), bench_file(self.folder, "two", **two)]
 
     def start(self, name: str, benches: Sequence[Path], *options: str) -> subprocess.Popen[str]:
-        """A run with these benches, as many workers, and four updates of a bare guest."""
+        """A run with these benches, as many workers, and six updates of a bare guest."""
         selected = "test_random_order and dm-bare and (running-000 or halted-000)"
         words = [word for bench in benches for word in ("--bench", str(bench))]
         workers = ["-n", str(len(benches))] if len(benches) > 1 else []
         run = subprocess.Popen(
             [
-                sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "fixtures.options",
-                "-p", "no:cacheprovider", "-o", "testpaths=scenarios", "-m", "hw", "-k", selected, "--no-html",
+                # Whoever runs these tests in the background has Ctrl-C ignored, and so would they.
+                "env", "--default-signal=INT", sys.executable, "-m", "pytest", "-c", "pyproject.toml",
+                "-p", "fixtures.options", "-p", "no:cacheprovider", "-o", "testpaths=scenarios", "-m", "hw",
+                "-k", selected, "--no-html",
                 "--rtc-updates", "4", "--rtc-guests", "1", "--run-dir", str(self.folder / name),
                 *words, *workers, *options,
             ],
@@ -161,7 +163,7 @@ class Spread:
         folder = self.folder / "x" / "rtc-bench" / "locks"
         return sorted(path.name for path in folder.glob("*.lock")) if folder.exists() else []
 
-    def judged(self, name: str, bench: str) -> dict[str, str]:
+    def judged(self, name: str, bench: str = ".") -> dict[str, str]:
         """Updates and their verdicts."""
         found: dict[str, str] = {}
         for path in (self.folder / name / bench).glob("*/verdicts.jsonl"):
@@ -215,7 +217,7 @@ def finish(run: subprocess.Popen[str]) -> str:
 def test_each_bench_does_its_share_and_nothing_is_done_twice(spread: Spread) -> None:
     """And a second run on one of the benches is kept out meanwhile."""
     files = spread.files()
-    run = spread.start("run", files, "--rtc-seed", "5")
+    run = spread.start("run", files, "--rtc-seed", "5", "--rtc-updates", "2")
     eventually(lambda: len(spread.locks) == 2, "both reservations")
 
     second = spread.start("second", files[:1])
@@ -225,10 +227,10 @@ def test_each_bench_does_its_share_and_nothing_is_done_twice(spread: Spread) -> 
     assert second.returncode == 10 and "the bench one is in use by" in said_second, said_second[-2000:]
     assert run.returncode == 0, said[-3000:]
     one, two = spread.judged("run", "one"), spread.judged("run", "two")
-    assert len(one) == len(two) == 3 and not one.keys() & two.keys()
-    assert {*one.values(), *two.values()} == {"pass"}
+    assert one and two and not one.keys() & two.keys()
+    assert one | two == dict.fromkeys(("running-0001", "halted-0001", "halted-0002"), "pass")
     assert "RTC-change events on two" in said and "one worker a bench: one (gw0), two (gw1)" in said
-    assert "6 passed" in said
+    assert "3 passed" in said
     assert spread.locks == []
     for name in ("one", "two"):
         assert json.loads((spread.folder / "run" / name / "run.json").read_text())["seed"] == 5
@@ -246,7 +248,8 @@ def test_a_fault_on_one_bench_is_the_runs(spread: Spread) -> None:
 
 @pytest.mark.soak
 def test_a_bench_that_cannot_be_reached_costs_its_share_only(spread: Spread) -> None:
-    files = spread.files(power=None, host={"kind": "ssh", "address": "127.0.0.1", "port": 1, "connect_timeout": 2})
+    nowhere = {"kind": "ssh", "address": "127.0.0.1", "port": 1, "connect_timeout": 2, "boot_timeout": 2}
+    files = spread.files(power=None, host=nowhere)
     run = spread.start("run", files)
     said = finish(run)
 
@@ -286,7 +289,7 @@ def test_a_controller_that_is_killed_leaves_no_run_behind(spread: Spread) -> Non
     again = spread.start("again", [waiting])
     finish(again)
 
-    assert len(spread.judged("again", "one")) == 3
+    assert len(spread.judged("again")) == 6
     eventually(lambda: spread.locks == [], "the end of the killed run's workers")
 
 
