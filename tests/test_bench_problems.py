@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness import bench as bench_module
 from harness.bench import DEFAULT_BENCH, Bench, load_bench
+from harness.bench.command import main
 from harness.errors import EXIT_CONFIGURATION, ConfigurationError
 from harness.yamlfile import FileProblems
 
@@ -271,7 +271,7 @@ def test_the_command_line_tells_problems_and_exits_as_for_configuration(
     path = tmp_path / "bench.yaml"
     path.write_text(GOOD.replace("pc", "pcx"))
 
-    status = bench_module.main(["check", str(path), str(DEFAULT_BENCH)])
+    status = main(["check", str(path), str(DEFAULT_BENCH)])
 
     out, err = capsys.readouterr()
     assert status == EXIT_CONFIGURATION

@@ -63,7 +63,7 @@ def test_every_command_that_is_shown_is_one_that_is_taken(document: Path, capsys
     shown = [shlex.split(line, comments=True) for line in lines if "vm_event.pyz " in line]
     commands = [words[1:] for words in shown if words and words[0].endswith("vm_event.pyz")]
 
-    assert commands or "vm_event.pyz" not in document.read_text()
+    assert commands or document != MANUAL
     for words in commands:
         try:
             cli._parser().parse_args(words)

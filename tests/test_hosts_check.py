@@ -10,7 +10,8 @@ import yaml
 
 from harness.bench import Bench, load_bench
 from harness.bench.command import main
-from harness.hosts.check import CheckStep, steps
+from harness.hosts.check import steps
+from harness.hosts.check_step import CheckStep
 from harness.rehearsal.loopback import LoopbackSshd
 from tests.ssh_support import needs_sshd, sshd
 from tests.test_hosts_ssh_link import make_key, public

@@ -6,8 +6,7 @@ import contextlib
 import socket
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,39 +14,13 @@ from harness.bench import Bench, NestedHostSpec, SshHostSpec
 from harness.deadline import Deadline
 from harness.errors import BenchError
 from harness.hosts.base import Host
+from harness.hosts.check_step import CheckStep, StepFailed, Steps, failed
 
 if TYPE_CHECKING:
     from harness.hosts.ssh_config import Target
 
 SWITCH_TIMEOUT = 60.0
 _BETWEEN_TRIES = 0.3
-
-
-@dataclass(frozen=True)
-class CheckStep:
-    """What was tried, whether it went well, what was found (or what is wrong), and how it is mended."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
-
-
-class StepFailed(Exception):
-    """A step failed on which later ones stand."""
-
-    def __init__(self, step: CheckStep) -> None:
-        super().__init__(step.detail)
-        self.step = step
-
-
-Steps = Generator[CheckStep, None, None]
-
-
-def failed(name: str, error: BenchError) -> StepFailed:
-    """The step that this error ends."""
-    lines = "".join(f"\n          | {line}" for line in error.last_lines[-5:])
-    return StepFailed(CheckStep(name, False, f"{error.problem}{lines}", error.hint))
 
 
 def steps(bench: Bench) -> Iterator[CheckStep]:

@@ -17,7 +17,7 @@ from harness.bench import (
 from harness.deadline import Deadline
 from harness.errors import BenchError
 from harness.hosts.base import Host
-from harness.hosts.check import CheckStep, failed
+from harness.hosts.check_step import CheckStep, failed
 from harness.hosts.consoles import open_console
 
 _TIMEOUT = 15.0
