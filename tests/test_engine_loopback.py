@@ -94,9 +94,9 @@ def test_all_hw_scenarios_run_on_the_rehearsal(tmp_path: Path) -> None:
 
 
 @contextmanager
-def rehearsed(folder: Path, count: int) -> Iterator[tuple[Walk, LoopbackSshd]]:
+def rehearsed(folder: Path, count: int, **more: Any) -> Iterator[tuple[Walk, LoopbackSshd]]:
     """The engine on the rehearsal, with one bare guest."""
-    file = own_rehearsal(folder, guests=rehearsal()["guests"][:1], parallel=1, quiet={"seconds": 0.3})
+    file = own_rehearsal(folder, guests=rehearsal()["guests"][:1], parallel=1, quiet={"seconds": 0.3}, **more)
     bench: Bench = load_bench(file)
     with BenchHosts(bench, folder / "run") as hosts:
         hosts.reserve(lambda line: None)
