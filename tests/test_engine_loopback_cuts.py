@@ -91,7 +91,7 @@ def test_a_harness_that_is_killed_leaves_nothing_behind(tmp_path: Path, sessions
     try:
         # then what it had started ends by itself, with its folder
         deadline = Deadline(PATIENCE)
-        while (found := of(sessions) or list(Path(sessions).iterdir())) and not deadline.expired:
+        while (found := [*map(str, of(sessions)), *map(str, Path(sessions).iterdir())]) and not deadline.expired:
             select.select([], [], [], 0.1)
         assert not found
         # and the lock that it held is seen to be a dead one's
