@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.bench_figures import Rehearsal
 from tests.benchmarks.figures import Command, Figure, FirstVerdict, Many, Quantity, Steady
 from tests.benchmarks.fleet_figures import AllOrders, Fleet, Restored
 from tests.benchmarks.machine import Load, load_now, this_machine
@@ -29,6 +30,8 @@ FIGURES: dict[str, Callable[[Path], Figure]] = {
     "fleet": Fleet,
     "orders-dm": lambda folder: AllOrders(folder, "dm", 240),
     "orders-hv": lambda folder: AllOrders(folder, "hv", 150),
+    "loopback": lambda folder: Rehearsal(folder, "rehearsal-loopback", 5.0),
+    "machine": lambda folder: Rehearsal(folder, "rehearsal-machine", 120.0),
     "tests": lambda folder: Command("./lab tests", 300, "./lab", "tests", "-q"),
     "ci": lambda folder: Command(".ci/run", 900, ".ci/run"),
 }

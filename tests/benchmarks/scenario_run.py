@@ -143,18 +143,11 @@ class ScenarioRun:
         first = self._verdicts[0]
         folder = self._folder / first["vm"]
         item = next(each for each in _json_lines(folder / "agent.jsonl") if each["item"] == first["item"])
-        lines = (folder / "trace.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        started = next(json.loads(line[2:])["stamp_ns"] for line in lines if line.startswith("# "))
-        traced = next(int(line.split()[0]) for line in lines if not line.startswith("# "))
-        console = (folder / "console.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        ready = next(int(line.split()[0]) for line in console if " ready " in line or " ok agent=" in line)
         due = first["expected"][-1]["due_ns"]
         run = json.loads((self._folder / "run.json").read_text(encoding="utf-8"))
         moments = {
             "pytest, to the engine": run["clock"]["monotonic_ns"],
-            "image, device model": started,
-            "QEMU's start": traced,
-            "boot of the guest": ready,
+            **(_on_a_bench(folder) if (folder / "witness.jsonl").exists() else _in_qemu(folder)),
             "greeting the agent": item["start_ns"],
             "command and writes": due - run["window_ns"],
             "settle window": due,
@@ -217,6 +210,30 @@ class ScenarioRun:
 
     def _after(self, t_ns: int) -> float:
         return (t_ns - self._began_ns) / 1e9
+
+
+def _in_qemu(folder: Path) -> dict[str, int]:
+    """The moments between the engine's start and the guest's first word, where its device model runs here."""
+    lines = (folder / "trace.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    return {
+        "image, device model": next(json.loads(line[2:])["stamp_ns"] for line in lines if line.startswith("# ")),
+        "QEMU's start": next(int(line.split()[0]) for line in lines if not line.startswith("# ")),
+        "boot of the guest": _first_word_ns(folder),
+    }
+
+
+def _on_a_bench(folder: Path) -> dict[str, int]:
+    """The same, where it runs on a bench's host. What there is before the guest's first word nobody else stamps."""
+    witness = _json_lines(folder / "witness.jsonl")
+    return {
+        "power, SSH, tools, image, boot of the guest": _first_word_ns(folder),
+        "service, observer, quiet": next(each["stamp_ns"] for each in witness if each["event"] == "start"),
+    }
+
+
+def _first_word_ns(folder: Path) -> int:
+    console = (folder / "console.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    return next(int(line.split()[0]) for line in console if " ready " in line or " ok agent=" in line)
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
