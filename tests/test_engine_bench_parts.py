@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 
 from fixtures.session import ROOT
-from harness.bench import QuietSpec
+from harness.bench import QuietSpec, load_bench
 from harness.deadline import Deadline, Stoppable
 from harness.engine import Engine, EngineSettings
 from harness.engine.bench_causes import ConsoleLost, true_cause
+from harness.engine.bench_host import BenchHosts
 from harness.engine.judged_service import JudgedService
 from harness.engine.quiet import Quiet
 from harness.engine.strategy import Root, State
@@ -32,6 +34,14 @@ from harness.vm_event import VmEventService
 from tests.bench_on_this_machine import PATIENCE, bench_file, our_device_model, plans
 
 SECOND = 1_000_000_000
+NOT_THERE = """\
+version: 1
+name: not-there
+host: {{kind: ssh, address: 127.0.0.1, port: {port}}}
+guests:
+  - name: vm
+    device_model: {{kind: acrn-dm, arguments: ["{{monitor}}"]}}
+"""
 
 
 # -- quiet ---------------------------------------------------------------------------------------------------
@@ -213,6 +223,19 @@ def test_a_run_that_is_broken_off_does_not_wait_for_a_host_to_boot(tmp_path: Pat
         engine.close(abort=True)
         assert time.monotonic() - began < PATIENCE / 2
     assert not engine.errors
+
+
+def test_a_host_that_nobody_switches_and_that_was_never_there_is_not_waited_for_as_if_it_booted(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    (tmp_path / "bench.yaml").write_text(NOT_THERE.format(port=port))
+    began = time.monotonic()
+    with BenchHosts(load_bench(tmp_path / "bench.yaml"), tmp_path) as hosts:
+        for _ in range(2):
+            with pytest.raises(InfrastructureError, match="is not reached") as error, contextlib.ExitStack() as stack:
+                hosts.root.hold(stack, Deadline(PATIENCE))
+            hosts.root.fail(error.value, None)
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_a_stopped_deadline_is_over_and_so_is_what_came_of_it() -> None:

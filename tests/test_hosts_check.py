@@ -110,6 +110,11 @@ def test_a_host_without_python_or_a_folder(sshd: LoopbackSshd, tmp_path: Path) -
             "device model of vm",
             "there is no no-acrn-dm",
         ),
+        (
+            {"device_model": {"kind": "script", "program": "/etc/passwd", "arguments": ["{monitor}"]}},
+            "device model of vm",
+            "there is no /etc/passwd that can be started",
+        ),
         ({"hypervisor": ["ACRNACRNACRN"]}, "/dev/acrn_hsm of vm", "there is no /dev/acrn_hsm"),
         (
             {
@@ -127,6 +132,11 @@ def test_what_a_guest_wants_and_the_host_does_not_have(
 ) -> None:
     bad = [step for step in steps(load_bench(bench_file(tmp_path, sshd, {}, **keys))) if not step.ok]
     assert bad[0].name == name and detail in bad[0].detail and bad[0].hint
+
+
+def test_what_is_wrong_with_the_way_there_is_no_matter_of_the_lock(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    for host in ({"password_env": "RTC_TEST_NOT_SET"}, {"proxy_jump": "a:b:c@@"}):
+        assert failing(bench_of(tmp_path, sshd, **host)).name == "SSH configuration"
 
 
 def test_a_bench_that_somebody_else_has(sshd: LoopbackSshd, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class BenchHosts:
         self._reservation: Reservation | None = None
         self._powered_on = False
         self._was_on: bool | None = None
+        self._let_in = False
         self._power: Power | None = None
         self.root: Root[BenchUse] = Root(self._take)
 
@@ -123,7 +124,9 @@ class BenchHosts:
         if (lost := self._lost()) is not None:
             raise lost
         switched = self._switch_on(anew, deadline)
-        host = self._host(stack, deadline, booting=anew or switched)
+        # A host that nobody switches and that has never let us in is not about to boot.
+        host = self._host(stack, deadline, booting=switched or (anew and self._let_in))
+        self._let_in = True
         from harness.listener.remote import RemoteListening
 
         listening = RemoteListening(host, self._folder, deadline)

@@ -73,8 +73,12 @@ def _this_machine(bench: Bench) -> CheckStep:
 
 
 def _reserved(bench: Bench, stack: contextlib.ExitStack) -> CheckStep:
-    from harness.hosts.reservation import reservation_for
+    from harness.hosts.reservation import identity, reservation_for
 
+    try:
+        identity(bench)  # what a lock is named after
+    except BenchError as error:
+        raise failed("SSH configuration", error) from error
     try:
         stack.enter_context(reservation_for(bench))
     except BenchError as error:

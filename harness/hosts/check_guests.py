@@ -25,7 +25,8 @@ _THERE_BY_NOW = 2.0
 """Seconds for the console of a guest that runs."""
 
 _HSM = "/dev/acrn_hsm"
-_FIND = 'command -v -- "$1"'
+# Some shells' `command -v` takes any path that exists for one that can be started.
+_FIND = 'case "$1" in */*) [ -f "$1" ] && [ -x "$1" ] && printf "%s\\n" "$1";; *) command -v -- "$1";; esac'
 _USABLE = '[ -e "$1" ] || { echo missing; exit; }; [ -r "$1" ] && [ -w "$1" ] && echo good || echo forbidden'
 
 
