@@ -222,8 +222,10 @@ def test_bytes_that_are_no_json_are_a_product_fault_with_the_bytes_in_the_eviden
     assert "garbage" in faulty[0]["faults"] and "Segmentation" in faulty[0]["diagnosis"]
 
 
-@pytest.mark.parametrize("moment", ["boot", "update", "linger"])
-def test_an_interrupt_at_any_moment_leaves_nothing(moment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("moment", "number"), [("boot", signal.SIGINT), ("update", signal.SIGTERM), ("linger", signal.SIGHUP)]
+)
+def test_an_interrupt_at_any_moment_leaves_nothing(moment: str, number: signal.Signals, tmp_path: Path) -> None:
     with running(tmp_path, "--rtc-updates", "50", "--rtc-guests", "2", "-k", LENGTH[moment]) as run:
         if moment == "boot":
             run.until(run.qemus, "QEMU")
@@ -231,7 +233,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing(moment: str, tmp_path: Path) 
             run.until(lambda: run.records("agent.jsonl"), "update")
         else:
             run.until(lambda: any(r["role"] == "restore" for r in run.records("verdicts.jsonl")), "last verdict")
-        os.kill(run.process.pid, signal.SIGINT)
+        os.kill(run.process.pid, number)
         interrupted = time.monotonic()
         assert run.wait() == 2, run.said
         assert len(run.records("verdicts.jsonl")) < 50, "the rest of the work was dropped"
