@@ -33,6 +33,8 @@ if os.fork() == 0:
         os.rename(sys.argv[1] + ".new", sys.argv[1])
         time.sleep(600)
     os._exit(0)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
 time.sleep(float(sys.argv[2]))
 """
 """A program that leaves a descendant which is in no way connected with it any more, and pays no heed to SIGTERM."""

@@ -112,7 +112,7 @@ class RemoteCommand:
             if not (found and ended):
                 if len(unsorted) > _MOST_BEFORE:
                     self.before += unsorted[-_MOST:]
-                    self.channel.close()
+                    self._close_channel()
                     break
                 continue
             self.before += before
@@ -126,7 +126,7 @@ class RemoteCommand:
         self._output(b"")
         self._threads[1].join()
         status = self.channel.recv_exit_status()  # where the link was cut none comes, and this does not wait for one
-        self.channel.close()
+        self._close_channel()
         with self._changed:
             self.status = status if status >= 0 else None
             self.done.set()
@@ -134,6 +134,11 @@ class RemoteCommand:
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+
+    def _close_channel(self) -> None:
+        """Whoever closes tells the other side, which may be gone: the channel is closed even so."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self.channel.close()
 
     def _read_errors(self) -> None:
         unfinished = b""
