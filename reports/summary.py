@@ -32,7 +32,7 @@ class Totals:
 
     verdicts: tuple[Verdict, ...]
     latencies: tuple[float, ...]
-    raw_events: int
+    raw_events: int | None
     settled_events: int
     seconds: float | None
     beside: int
@@ -87,7 +87,7 @@ def totals(
     return Totals(
         verdicts=tuple(verdicts),
         latencies=tuple(sorted(v.latency_ms for v in verdicts if v.latency_ms is not None)),
-        raw_events=sum(count for count in raw if isinstance(count, int)),
+        raw_events=None if raw and not any(raw) else sum(count for count in raw if isinstance(count, int)),
         settled_events=len(events),
         seconds=span if span > 0 else None,
         beside=len(judged) - len(verdicts),
@@ -195,7 +195,9 @@ def _figures(numbers: Totals) -> list[str]:
         parts = [f"p{p} {percentile(numbers.latencies, p):.2f}" for p in (50, 90, 99)]
         parts.append(f"max {numbers.latencies[-1]:.2f}")
         lines.append(f"after due        {'   '.join(parts)} ms   ({len(numbers.latencies)} events)")
-    lines.append(f"raw events       {numbers.raw_events} in {numbers.settled_events} settled events")
+    # acrn-dm does not tell how many it put together.
+    raw = "not told" if numbers.raw_events is None else numbers.raw_events
+    lines.append(f"raw events       {raw} in {numbers.settled_events} settled events")
     ambiguous = sum(v.ambiguous for v in numbers.verdicts)
     if ambiguous:
         lines.append(

@@ -203,6 +203,14 @@ WRONG = [
         *(SSH, "address: nuc", "address: nuc\n  password_env: X\n  password_file: secret"),
         *(3, "host", "has a password_env and a password_file; name one of them"),
     ),
+    (
+        *(SSH, "kind: acrn-dm", "kind: script\n      program: launch.sh"),
+        *(10, "guests[0].device_model.program", "no absolute path"),
+    ),
+    (
+        *(SSH, "kind: acrn-dm", "kind: acrn-dm\n      program: ./dm"),
+        *(10, "guests[0].device_model.program", "or a name in the"),
+    ),
     (SSH, "guests:", "qemu: {accelerator: tcg}\nguests:", 6, "qemu", "is for a local host; .*: leave it out"),
     (SSH, "guests:", "rtc: {}\nguests:", 6, "rtc", "is for a local host; a guest's RTC starts there with what the"),
     (SSH, "guests:", "power: {kind: comands}\nguests:", 6, "power.kind", "one of commands, labgrid, manual"),

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from harness.bench.hosts import SshLogin
-from harness.bench.values import Address, Argument, HostPath, Part, Port, Program, SerialDevice, fill
+from harness.bench.values import Address, Argument, HostPath, Part, Port, Program, SerialDevice, absolute, fill
 
 PLACEHOLDERS = ("vm", "monitor", "nonce", "folder", "kernel", "initrd", "append", "memory")
 """What the harness fills in when it starts a guest's device model."""
@@ -58,7 +58,7 @@ class ScriptSpec(_Started):
     """A launch script of the user's on the host, such as ACRN's configurator makes; it becomes or starts acrn-dm."""
 
     kind: Annotated[Literal["script"], Field(description="'script'")]
-    program: Annotated[Program, Field(description="the script's path on the host")]
+    program: Annotated[Program, AfterValidator(absolute), Field(description="the script's path on the host")]
     arguments: Annotated[
         Arguments, Field(description="a list: the script's arguments, with placeholders such as {monitor} and {vm}")
     ] = ()

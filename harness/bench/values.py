@@ -155,7 +155,23 @@ PublicKey = Annotated[str, Field(pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?$
 HostPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f]{0,1000}$")]
 """An absolute path on the host."""
 
-Program = Annotated[str, Field(pattern=r"^[!-~](?:[ -~]{0,998}[!-~])?$"), AfterValidator(filled)]
+
+def program(value: str, info: ValidationInfo) -> str:
+    """A program on the host: a path, absolute because nobody knows which folder another would start at, or a name."""
+    value = filled(value, info)
+    if "/" in value and not value.startswith("/"):
+        raise ValueError(f"{value} is no absolute path on the host; should be one, or a name in the PATH there")
+    return value
+
+
+def absolute(value: str) -> str:
+    """A path on the host that is one from everywhere."""
+    if not value.startswith("/"):
+        raise ValueError(f"{value} is no absolute path on the host; should be one, such as /root/launch.sh")
+    return value
+
+
+Program = Annotated[str, Field(pattern=r"^[!-~](?:[ -~]{0,998}[!-~])?$"), AfterValidator(program)]
 """A program on the host: a path, or a name in its PATH."""
 
 Argument = Annotated[str, Field(pattern=r"^[^\x00]{0,4000}$"), AfterValidator(filled)]
