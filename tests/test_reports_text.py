@@ -127,6 +127,14 @@ def test_an_event_that_two_verdicts_name_counts_once_and_ambiguity_is_counted(ru
     assert "ambiguous        1 " in told
 
 
+def test_raw_events_that_nobody_told_are_not_none_at_all(run: SyntheticRun) -> None:
+    first = run.update("a-000", number=0)
+    only = SyntheticRun(run.path.parent / "other")
+    only.update("a-001", number=0, seen=[{**s, "event": {**s["event"], "raw_events": None}} for s in first["seen"]])
+
+    assert "raw events       not told in 1 settled events" in summary(only.path)
+
+
 STALLED: dict[str, Any] = {"verdict": "inconclusive", "diagnosis": "this machine stood still"}
 
 
