@@ -29,7 +29,7 @@ __all__ = ["short_linger"]
 
 pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("short_linger")]
 
-CUTS = int(os.environ.get("RTC_BENCH_CUTS", "5"))
+CUTS = int(os.environ.get("RTC_BENCH_CUTS", "10"))
 
 
 @pytest.fixture
