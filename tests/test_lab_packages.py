@@ -93,6 +93,19 @@ def test_the_hardware_run_needs_no_qemu_here(checkout: Checkout) -> None:
     assert checkout.lab("hw").returncode == 0
 
 
+def test_a_rehearsal_needs_what_its_bench_file_starts_here(checkout: Checkout) -> None:
+    for name in ("qemu-system-x86_64", "busybox"):
+        (checkout.programs / name).unlink()
+    for name, text in (("mine.yaml", "on: ['{python}', -m, harness.rehearsal.loopback]"), ("other.yaml", "version: 1")):
+        (checkout.path / name).write_text(text)
+
+    refused = checkout.lab("hw", "--bench", "mine.yaml", LAB_NO_APT="1")
+
+    assert refused.returncode == 10
+    assert "missing on this machine: qemu-system-x86 " in refused.stderr and "busybox-static" in refused.stderr
+    assert checkout.lab("hw", "--bench=other.yaml", LAB_NO_APT="1").returncode == 0
+
+
 def test_the_tests_need_strace_and_the_scenarios_do_not(checkout: Checkout) -> None:
     (checkout.programs / "strace").unlink()
 

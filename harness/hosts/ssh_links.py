@@ -43,7 +43,7 @@ class Links:
             ours = link in self._links
         if ours:
             error = link.transport.get_exception()
-            self._lost(f"the connection was closed{f' ({error})' if error else ''}")
+            self._lost(f"the connection was closed{f' ({error})' if str(error or '') else ''}")
 
     def channel(self) -> paramiko.Channel:
         """A session channel; on a further connection where the others are full (sshd's MaxSessions).
