@@ -68,7 +68,7 @@ class RemoteCommand:
 
     def begin(self) -> None:
         """Read from now on."""
-        for thread in self._threads:
+        for thread in reversed(self._threads):  # the one that reads output waits for the other one's end
             thread.start()
 
     def await_mark(self, deadline: Deadline) -> dict[str, Any] | None:
