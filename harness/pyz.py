@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,11 +45,17 @@ def archive(package: Path = PACKAGE) -> bytes:
     """
     paths = [path for path in package.rglob("*.py") if "__pycache__" not in path.parts]
     sources = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
+    return packed({"__main__.py": _MAIN, **sources}, head=_SHEBANG)
+
+
+def packed(sources: Mapping[str, bytes], *, head: bytes = b"", compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip archive of these files, by their names in it, behind `head`; the same files make the same bytes."""
     made = io.BytesIO()
-    made.write(_SHEBANG)
-    with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as entries:
-        for name, data in sorted({"__main__.py": _MAIN, **sources}.items()):
+    made.write(head)
+    with zipfile.ZipFile(made, "a") as entries:
+        for name, data in sorted(sources.items()):
             entry = zipfile.ZipInfo(name, _THE_SAME_MOMENT)
+            entry.compress_type = compression
             entry.create_system = 3  # Unix, on whatever system it is made
             entry.external_attr = _A_FILE_FOR_ALL << 16
             entries.writestr(entry, data)

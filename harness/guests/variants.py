@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Literal
 from harness.deadline import Deadline
 from harness.guests.cache import Cache, default_cache_dir
 from harness.guests.parts import compiled_agent
+from harness.pyz import packed
 
 Variant = Literal["c", "python", "shell"]
 ORDER: tuple[Variant, ...] = ("c", "python", "shell")
@@ -24,7 +23,6 @@ _HERE = Path(__file__).parent
 _SHELL_PARTS = ("protocol", "machine", "ports", "others", "main")
 _PACKAGE = "harness/guests/agent_python"
 _MAIN = b"import sys\n\nfrom harness.guests.agent_python.__main__ import main\n\nsys.exit(main())\n"
-_THE_SAME_MOMENT = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,7 @@ def python_agent() -> bytes:
     sources = {path.name: path.read_bytes() for path in sorted((_HERE / "agent_python").glob("*.py"))}
     files = {"__main__.py": _MAIN, "harness/__init__.py": b"", "harness/guests/__init__.py": b""}
     files |= {f"{_PACKAGE}/{name}": data for name, data in sources.items()}
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _THE_SAME_MOMENT), data)
-    return made.getvalue()
+    return packed(files)
 
 
 def prepare_agents(cache_dir: Path | None, deadline: Deadline) -> Agents:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import io
 import zipfile
 from pathlib import Path
 
 import harness
+from harness.pyz import packed
 
 _ROOT = Path(harness.__file__).resolve().parents[1]
 _PACKED = ("__init__.py", "errors.py", "deadline.py", "clock_map.py", "onhost", "listener")
@@ -23,7 +23,6 @@ from harness.onhost.__main__ import main
 if __name__ == "__main__":
     sys.exit(main())
 """
-_THE_SAME_MOMENT = (1980, 1, 1, 0, 0, 0)
 
 
 @functools.cache
@@ -34,10 +33,4 @@ def archive() -> bytes:
         place = _ROOT / "harness" / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.exists() else []:
             sources[path.relative_to(_ROOT).as_posix()] = path.read_bytes()
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as entries:
-        for name, data in sorted(sources.items()):
-            entry = zipfile.ZipInfo(name, _THE_SAME_MOMENT)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entries.writestr(entry, data)
-    return made.getvalue()
+    return packed(sources, compression=zipfile.ZIP_DEFLATED)
