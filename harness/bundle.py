@@ -20,7 +20,7 @@ from pathlib import Path
 import harness
 from harness.bundle_parts import MAKING, PACKAGES, copy_source, extras, fetch_debs, fetch_wheels, make_cache
 from harness.deadline import Deadline
-from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE, ConfigurationError, InfrastructureError
+from harness.errors import EXIT_INFRASTRUCTURE, BenchError
 from harness.guests.cache import default_cache_dir
 
 ROOT = Path(harness.__file__).resolve().parents[1]
@@ -184,9 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
     file: Path = (options.file or ROOT / DEFAULT).absolute()
     try:
         size = make_bundle(file, options, lambda part: print(f"bundle: {part}", file=sys.stderr, flush=True))
-    except (ConfigurationError, InfrastructureError) as error:
+    except BenchError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_INFRASTRUCTURE
+        return error.exit_status
     except OSError as error:
         print(f"infrastructure error: the bundle cannot be written: {error}", file=sys.stderr)
         return EXIT_INFRASTRUCTURE

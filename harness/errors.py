@@ -20,6 +20,9 @@ class BenchError(Exception):
     """
 
     label = "error"
+    exit_status = EXIT_INFRASTRUCTURE
+    """What a command exits with that it ends."""
+
     hint = ""
     masked: ClassVar[Callable[[str], str]] = staticmethod(str)
     """What every text of an error passes through; `harness.secrets` puts its masker here when there are secrets."""
@@ -63,6 +66,7 @@ class ConfigurationError(BenchError):
     """The user's file or options are wrong; nothing was started, or nothing more will be."""
 
     label = "configuration error"
+    exit_status = EXIT_CONFIGURATION
     hint = "correct the named file or option and start again"
 
 

@@ -58,7 +58,7 @@ def _connect(bench: Bench) -> int:
                     print(f"          {step.hint}", flush=True)
     except BenchError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_INFRASTRUCTURE
+        return error.exit_status
     return status
 
 

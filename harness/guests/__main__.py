@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from harness.deadline import Deadline
-from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE, ConfigurationError, InfrastructureError
+from harness.errors import BenchError
 from harness.guests.image import AGENT_PATH, ImageSpec, prepare_image
 
 _TIMEOUT = 600.0
@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         image = prepare_image(ImageSpec(), None, Deadline(_TIMEOUT))
-    except (ConfigurationError, InfrastructureError) as error:
+    except BenchError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_INFRASTRUCTURE
+        return error.exit_status
     append = image.append.replace(f"rdinit={AGENT_PATH}", _SHELL) if options.shell else image.append
     for name, version in image.versions.items():
         print(f"{name}: {version}", file=sys.stderr)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.deadline import Deadline
-from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE, BenchError, ConfigurationError, InfrastructureError
+from harness.errors import BenchError, ConfigurationError, InfrastructureError
 from harness.onhost import processes
 from harness.rehearsal.keys import ALIAS, Keys, make_keys, write_ssh_config
 
@@ -216,7 +216,7 @@ def _told() -> Iterator[None]:
         yield
     except BenchError as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_INFRASTRUCTURE)
+        sys.exit(error.exit_status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

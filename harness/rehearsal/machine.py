@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.deadline import Deadline
-from harness.errors import EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE, ConfigurationError, InfrastructureError
+from harness.errors import EXIT_INFRASTRUCTURE, BenchError, InfrastructureError
 from harness.qemu.qmp import QmpMonitor
 from harness.qemu.user_network import forwarded_port, user_network
 from harness.qemu.version import find_qemu
@@ -236,9 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"on: ssh -F {machine.folder}/ssh_config {ALIAS} (port {port})")
         else:
             print("off" if machine.off(deadline) else "off already")
-    except (ConfigurationError, InfrastructureError) as error:
+    except BenchError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_INFRASTRUCTURE
+        return error.exit_status
     except OSError as error:
         print(f"infrastructure error: {error}", file=sys.stderr)
         return EXIT_INFRASTRUCTURE
