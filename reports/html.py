@@ -41,7 +41,7 @@ def generate(
 ) -> Html:
     """Makes `out_dir`/index.html from Allure's results, replacing an older one. Lack of a tool is no error.
 
-    `cache`: where Allure is installed once (default: `reports.node.cache_folder`). `history`: a .jsonl file
+    `cache`: where Allure is installed once (default: the harness's cache). `history`: a .jsonl file
     of former runs, which Allure reads and continues.
     """
     if not any(results_dir.glob("*-result.json")):

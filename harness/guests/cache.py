@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import InfrastructureError
+from harness.flock import locked
 from harness.folders import default_cache_dir
 
 __all__ = ["Cache", "default_cache_dir"]
@@ -78,27 +77,10 @@ class Cache:
         Raises OSError, and InfrastructureError when another run holds it until the deadline.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _wait_for_lock(file.fileno(), deadline)
+        with locked(self.root / "lock", "another run is building the guest image", deadline):
             for leftover in self.root.glob("*/.unfinished-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
-
-
-def _wait_for_lock(descriptor: int, deadline: Deadline) -> None:
-    """flock(2) knows no time-out; util-linux's flock takes the lock for the open file it shares with us."""
-    waiter = subprocess.run(
-        ["flock", "--exclusive", "--timeout", f"{deadline.remaining:.3f}", str(descriptor)],
-        pass_fds=[descriptor],
-        check=False,
-    )
-    if waiter.returncode != 0:
-        raise InfrastructureError(
-            "another run is building the guest image", awaited="the cache's lock", waited=deadline.elapsed
-        )
 
 
 def _flush(path: Path) -> None:

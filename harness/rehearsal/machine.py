@@ -23,6 +23,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import EXIT_INFRASTRUCTURE, BenchError, InfrastructureError
+from harness.flock import locked
 from harness.qemu.qmp import QmpMonitor
 from harness.qemu.user_network import forwarded_port, user_network
 from harness.qemu.version import find_qemu
@@ -179,17 +180,8 @@ class Machine:
     @contextlib.contextmanager
     def _switching(self, deadline: Deadline) -> Iterator[None]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.folder / "switch.lock").open("a") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if deadline.expired:
-                        raise InfrastructureError(
-                            f"another process has been switching {self.folder} all the while", waited=deadline.elapsed
-                        ) from None
-                    select.select([], [], [], 0.05)
+        busy = f"another process has been switching {self.folder} all the while"
+        with locked(self.folder / "switch.lock", busy, deadline):
             yield
 
 
