@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.onhost.processes import table
 
 _KEPT_LINES = 60
 _SETTLE = 0.5
@@ -147,16 +148,5 @@ class LocalProcess:
 
 
 def _session_members(session: int) -> list[tuple[int, str]]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        name, _, rest = text.partition("(")[2].rpartition(")")
-        fields = rest.split()
-        if int(fields[3]) == session and fields[0] not in {"Z", "X"}:
-            found.append((int(entry.name), name))
-    return found
+    found = table().items()
+    return [(pid, process.name) for pid, process in found if process.session == session and process.lives]

@@ -28,6 +28,7 @@ from types import TracebackType
 
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError, InfrastructureError
+from harness.onhost.processes import look
 
 log = logging.getLogger(__name__)
 
@@ -355,12 +356,8 @@ class LockFile:
 
 def birth(pid: int) -> str:
     """When a process was born, in ticks since boot; "" for none: a process id alone may be another one by now."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = text.rpartition(")")[2].split()
-    return "" if fields[0] in {"Z", "X"} else fields[19]
+    process = look(pid)
+    return process.born if process is not None and process.lives else ""
 
 
 def _write(descriptor: int, owner: Owner) -> None:

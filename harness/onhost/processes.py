@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 SESSION_VARIABLE = "RTC_BENCH_SESSION"
 """In the environment of all that was started in a session: the session's folder."""
@@ -30,35 +31,52 @@ def die_with_parent(parent: int) -> None:
         os._exit(127)
 
 
-def table() -> dict[int, tuple[int, str, str]]:
-    """Every process: its parent, its state's letter, its name."""
-    found = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    text = file.read().decode("utf-8", "replace")
-            except OSError:
-                continue
-            name, _, rest = text.partition("(")[2].rpartition(")")
-            fields = rest.split()
-            found[int(entry)] = (int(fields[1]), fields[0], name)
-    return found
+class Process(NamedTuple):
+    """What the kernel says of a process. born: in ticks since boot: a pid alone may be another process by now."""
+
+    name: str
+    state: str
+    parent: int
+    session: int
+    born: str
+
+    @property
+    def lives(self) -> bool:
+        """Whether it still does anything: a zombie does not."""
+        return self.state not in "ZX"
+
+
+def look(pid: int) -> Process | None:
+    """A process; None where there is none with that id."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return Process(name, fields[0], int(fields[1]), int(fields[3]), fields[19])
+
+
+def table() -> dict[int, Process]:
+    """Every process, by its id."""
+    looked = ((int(entry), look(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
+    return {pid: process for pid, process in looked if process is not None}
 
 
 def descendants(ancestor: int) -> dict[int, str]:
     """The living descendants of a process, pid to name; zombies are none."""
     processes = table()
     children: dict[int, list[int]] = {}
-    for pid, (parent, _, _) in processes.items():
-        children.setdefault(parent, []).append(pid)
+    for pid, process in processes.items():
+        children.setdefault(process.parent, []).append(pid)
     found: dict[int, str] = {}
     ahead = list(children.get(ancestor, ()))
     while ahead:
         pid = ahead.pop()
         ahead.extend(children.get(pid, ()))
-        if processes[pid][1] not in "ZX":
-            found[pid] = processes[pid][2]
+        if processes[pid].lives:
+            found[pid] = processes[pid].name
     return found
 
 
@@ -66,14 +84,14 @@ def of_session(folder: str) -> dict[int, str]:
     """The living processes that have the session's mark in their environment, pid to name."""
     mark = f"{SESSION_VARIABLE}={folder}".encode()
     found = {}
-    for pid, (_, state, name) in table().items():
+    for pid, process in table().items():
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
                 marked = mark in file.read().split(b"\0")
         except OSError:
             continue  # it is another user's, or gone
-        if marked and state not in "ZX":
-            found[pid] = name
+        if marked and process.lives:
+            found[pid] = process.name
     return found
 
 

@@ -188,21 +188,14 @@ def _sshds(found: dict[int, str]) -> dict[int, str]:
 
 
 def _birth(pid: int) -> str:
-    """When a process was born, in clock ticks; "" for none: a pid alone may be another process by now."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return text.rpartition(")")[2].split()[19]
+    """When a process, be it a zombie by now, was born; "" for none."""
+    process = processes.look(pid)
+    return "" if process is None else process.born
 
 
 def _lives(pid: int, born: str) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    fields = text.rpartition(")")[2].split()
-    return fields[19] == born and fields[0] not in {"Z", "X"}
+    process = processes.look(pid)
+    return process is not None and process.lives and process.born == born
 
 
 def _free_port() -> int:
