@@ -148,6 +148,25 @@ def test_a_write_is_as_uncertain_as_the_guest_says(tmp_path: Path) -> None:
     assert write["uncertainty_ns"] >= grain // 2 and write["stamp_ns"] >= grain // 2
 
 
+def test_an_rtc_that_is_read_by_a_coarse_clock_is_known_as_well_as_it_can_be(tmp_path: Path) -> None:
+    # given a guest's clock that shows whole hundredths, and else is ours
+    grain, shown = 10_000_000, [100 * SECOND + 9_000_000, 101 * SECOND + 9_000_000, 102 * SECOND + 1_000_000]
+
+    def read(true_ns: int) -> RtcReading:
+        return RtcReading(true_ns - 100_000, true_ns // grain * grain, true_ns + 100_000, 1_700_000_000, 0x26, 2, grain)
+
+    witness = BenchWitness(tmp_path, ABOUT)
+    witness.start(read(shown[0]))
+    witness.anchor(read(shown[1]))
+    begin, end = shown[2] - 100_000, shown[2] + 100_000
+    write = (0, 1, shown[2] // grain * grain)
+    witness.reported(AgentReport("p", True, None, begin, end, writes=(write,), kinds="w", grain_ns=grain))
+    records = [json.loads(line) for line in (tmp_path / "witness.jsonl").read_text().splitlines()]
+    assert [record["event"] for record in records] == ["start", "anchor", "write"]
+    for record, true_ns in zip(records, shown, strict=True):
+        assert abs(record["stamp_ns"] - true_ns) <= record["uncertainty_ns"] < 2 * grain
+
+
 # -- who is judged -------------------------------------------------------------------------------------------
 
 

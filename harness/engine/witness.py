@@ -79,26 +79,16 @@ class BenchWitness:
 
     def start(self, reading: RtcReading) -> None:
         """The guest's RTC showed this: what it is from here on is known. Raises InfrastructureError for a full disk."""
-        self._clock.add(reading.sent_ns - reading.grain_ns, reading.guest_ns, reading.received_ns)
-        stamp = self._ours(reading.guest_ns, reading.grain_ns, reading.sent_ns, reading.received_ns)
         about = self._about
         self._begun = True
-        self._read_ns = time.monotonic_ns()
-        self._write(
-            {
-                "event": "start",
-                "format": FORMAT,
-                "vm": about.vm,
-                "vrtc": about.vrtc,
-                "window_ns": about.window_ns,
-                "service": about.service,
-                "stamp_ns": stamp.ns,
-                "uncertainty_ns": stamp.uncertainty_ns,
-                "rtc_time": reading.time,
-                "register_a": reading.register_a,
-                "register_b": reading.register_b,
-                "tolerance_s": TOLERANCE_S,
-            }
+        self._shown(
+            reading,
+            event="start",
+            format=FORMAT,
+            vm=about.vm,
+            vrtc=about.vrtc,
+            window_ns=about.window_ns,
+            service=about.service,
         )
 
     @property
@@ -108,12 +98,16 @@ class BenchWitness:
 
     def anchor(self, reading: RtcReading) -> None:
         """The guest's RTC shows this, in the middle of its life: it should be what its accesses explain."""
-        self._clock.add(reading.sent_ns, reading.guest_ns, reading.received_ns)
+        self._shown(reading, event="anchor")
+
+    def _shown(self, reading: RtcReading, **about: object) -> None:
+        """What the guest's RTC showed, and when."""
+        self._clock.add(reading.sent_ns - reading.grain_ns, reading.guest_ns, reading.received_ns)
         stamp = self._ours(reading.guest_ns, reading.grain_ns, reading.sent_ns, reading.received_ns)
         self._read_ns = time.monotonic_ns()
         self._write(
             {
-                "event": "anchor",
+                **about,
                 "stamp_ns": stamp.ns,
                 "uncertainty_ns": stamp.uncertainty_ns,
                 "rtc_time": reading.time,
