@@ -5,46 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from harness.bench import Bench, NestedHostSpec, SshHostSpec
 from harness.deadline import Deadline
 from harness.engine.strategy import Root
 from harness.errors import BenchError
 from harness.hosts.base import Host
+from harness.listener import Listening
 
 if TYPE_CHECKING:
     from harness.hosts.power import Power
     from harness.hosts.reservation import Reservation
 
 CLOSE_TIMEOUT = 60.0
-
-
-class Listener(Protocol):
-    """One guest's event stream, as the observer on its host hears it."""
-
-    ended: str | None
-    failure: str | None
-
-    def connect(self, deadline: Deadline, given_up: Callable[[], bool] = ...) -> None:
-        """Register as the event client. Raises InfrastructureError."""
-
-    def close(self) -> None:
-        """Stop listening; the journal is complete then."""
-
-
-class Listening(Protocol):
-    """The observer on a host."""
-
-    @property
-    def failure(self) -> BenchError | None:
-        """Why it is heard no more."""
-
-    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = ...) -> Listener:
-        """For one guest."""
-
-    def close(self) -> None:
-        """End it."""
 
 
 class BenchUse:

@@ -13,7 +13,7 @@ from typing import Any
 from harness.bench import Bench, GuestSpec, RunningSpec
 from harness.deadline import Deadline
 from harness.engine.bench_causes import true_cause
-from harness.engine.bench_host import BenchUse, Listener
+from harness.engine.bench_host import BenchUse
 from harness.engine.cause import end_is_told
 from harness.engine.judged_service import JudgedService
 from harness.engine.launch import CLOSE_TIMEOUT
@@ -29,6 +29,7 @@ from harness.guests.ssh_console import open_guest_shell
 from harness.guests.steps import AgentReport
 from harness.guests.system import SystemGuest
 from harness.hosts.base import Channel, Host, HostProcess
+from harness.listener import EventListener
 
 MakeGuest = Callable[[Console, Host], AgentGuest]
 
@@ -68,7 +69,7 @@ class BenchLaunch:
         self._use: BenchUse | None = None
         self._process: HostProcess | None = None
         self._service: JudgedService | None = None
-        self._listener: Listener | None = None
+        self._listener: EventListener | None = None
         self._listening_ns = 0
         self._guest: AgentGuest | None = None
         bench, spec = about.bench, about.spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections
 import itertools
 import json
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import harness
 from harness.deadline import Deadline
@@ -25,46 +26,60 @@ _STOP_TIMEOUT = 10.0
 _ENDED = "the listening process has ended"
 
 
-class Listening(Protocol):
-    """Who listens for the guests of a run: a process of this machine, or the observer on their host."""
-
-    @property
-    def failure(self) -> InfrastructureError | None:
-        """Why nothing can be heard any more; None while all is well."""
-
-    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = ...) -> EventListener:
-        """A listener for one guest; see there."""
-
-    def close(self) -> None:
-        """Listen no more."""
+_Self = TypeVar("_Self", bound="Listening")
 
 
-class Teller(Protocol):
-    """Whom a listener tells what to do."""
+class Listening(abc.ABC):
+    """Who listens for the guests of a run, a process of this machine or the observer on their host; a context manager.
 
-    @property
-    def place(self) -> str:
-        """What messages say of where it is: "" or " on HOST"."""
-
-    @property
-    def last_lines(self) -> list[str]:
-        """The last lines of its standard error."""
-
-    def tell(self, number: int, do: str, **details: str) -> None:
-        """Send a command. Raises InfrastructureError when it cannot be told anything any more."""
-
-
-class ListenerProcess:
-    """The process that listens for a whole run; a context manager. It cannot outlive the harness: its input ends."""
+    Also whom a listener tells what to do.
+    """
 
     place = ""
+    """What messages say of where it is: "" or " on HOST"."""
+
     failure: InfrastructureError | None = None
-    """Why it has ended; None while it has not, or was told to."""
+    """Why nothing can be heard any more; None while all is well, and after an end that was asked for."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self._listeners: dict[int, EventListener] = {}
         self._lock = threading.Lock()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = lambda: None) -> EventListener:
+        """A listener for one guest. path: its monitor socket, where this listens; journal: a file here."""
+        with self._lock:
+            number = next(self._numbers)
+            listener = self._listeners[number] = EventListener(self, number, path, journal, notify)
+        return listener
+
+    @property
+    @abc.abstractmethod
+    def last_lines(self) -> list[str]:
+        """The last lines of its standard error."""
+
+    @abc.abstractmethod
+    def tell(self, number: int, do: str, **details: str) -> None:
+        """Send a command. Raises InfrastructureError when it cannot be told anything any more."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Listen no more, and prove that it has ended."""
+
+
+class ListenerProcess(Listening):
+    """The process that listens for a whole run; a context manager. It cannot outlive the harness: its input ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._last_lines: collections.deque[str] = collections.deque(maxlen=20)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "harness.listener"],
@@ -80,21 +95,6 @@ class ListenerProcess:
         ]
         for thread in self._threads:
             thread.start()
-
-    def __enter__(self) -> ListenerProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = lambda: None) -> EventListener:
-        """A listener for one guest; see there."""
-        with self._lock:
-            number = next(self._numbers)
-            listener = self._listeners[number] = EventListener(self, number, path, journal, notify)
-        return listener
 
     def tell(self, number: int, do: str, **details: str) -> None:
         """Send a command. Raises InfrastructureError when the process has ended."""
@@ -161,7 +161,7 @@ class EventListener:
     """
 
     def __init__(
-        self, process: Teller, number: int, path: Path, journal: Path, notify: Callable[[], object]
+        self, process: Listening, number: int, path: Path, journal: Path, notify: Callable[[], object]
     ) -> None:
         self._process = process
         self._number = number

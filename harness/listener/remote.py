@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import json
 import logging
 import os
 import selectors
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from harness.clock_map import DRIFT_PPM, ClockLog, ClockMap
@@ -30,7 +27,7 @@ from harness.deadline import Deadline
 from harness.errors import BenchError, InfrastructureError
 from harness.hosts.base import Host, HostProcess
 from harness.hosts.channel import channel_of
-from harness.listener.client import EventListener
+from harness.listener.client import Listening
 from harness.listener.heartbeat import DOUBT_NS, NS, SILENCE_NS, Heartbeat
 from harness.listener.journals import FileJournal
 from harness.listener.mapping import Message, StampMapper, stall_of
@@ -51,7 +48,7 @@ _LONGEST_LINE = 8 << 20
 _AT_ONCE = 1 << 18
 
 
-class RemoteListening:
+class RemoteListening(Listening):
     """The observer on a host, for all guests there; a context manager. It cannot outlive the harness: its input ends.
 
     folder: where `clock.jsonl` (every sample of the host's clock) and `observer.log` (its standard error) are kept.
@@ -59,16 +56,11 @@ class RemoteListening:
     """
 
     def __init__(self, host: Host, folder: Path, deadline: Deadline) -> None:
+        super().__init__()
         self.place = f" on {host.name}"
-        self.failure: InfrastructureError | None = None
-        """Why nothing can be heard any more; None while all is well."""
-
         self._host = host
         self._log = folder / "observer.log"
         self._clock_log = folder / "clock.jsonl"
-        self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self._listeners: dict[int, EventListener] = {}
         self._journals: dict[int, FileJournal] = {}
         self._noise: collections.deque[str] = collections.deque(maxlen=10)
         self._input = bytearray()
@@ -109,21 +101,6 @@ class RemoteListening:
             with contextlib.suppress(BenchError):
                 self.close()
             raise self.failure or late
-
-    def __enter__(self) -> RemoteListening:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def listener(self, path: Path, journal: Path, notify: Callable[[], object] = lambda: None) -> EventListener:
-        """A listener for one guest. path: the monitor socket on the host; journal: a file here."""
-        with self._lock:
-            number = next(self._numbers)
-            listener = self._listeners[number] = EventListener(self, number, path, journal, notify)
-        return listener
 
     def tell(self, number: int, do: str, **details: str) -> None:
         """Send a command. Raises InfrastructureError when nothing can be told any more, or the journal not be made."""
