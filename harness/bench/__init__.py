@@ -31,7 +31,7 @@ from harness.bench.guests import (
     KernelName,
     LoginSpec,
 )
-from harness.bench.hosts import LocalHost, LocalHostSpec, NestedHostSpec, SshAccess, SshHostSpec, SshLogin, ssh_of
+from harness.bench.hosts import LocalHostSpec, NestedHostSpec, SshAccess, SshHostSpec, SshLogin, ssh_of
 from harness.bench.model import (
     DEFAULT_BENCH,
     HV_LAST_YEAR,
@@ -79,7 +79,6 @@ __all__ = [
     "KernelName",
     "LabgridPowerSpec",
     "LabgridReservationSpec",
-    "LocalHost",
     "LocalHostSpec",
     "LockReservationSpec",
     "LoginSpec",

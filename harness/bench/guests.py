@@ -15,7 +15,7 @@ from harness.bench.device_models import (
     StdioConsoleSpec,
     console_is_shared,
 )
-from harness.bench.values import ExistingFile, Expression, Part, PrivateFile, User, Variable, existing_file
+from harness.bench.values import ExistingFile, Expression, Part, PasswordFile, PasswordVariable, User, existing_file
 
 DEFAULT_MEMORY = {"linux": 96, "bare": 8, "disk": 512}
 """MiB, by the guest's system; disk: one of the user's, which starts from its own disk."""
@@ -44,13 +44,8 @@ class LoginSpec(Part):
     """Who logs in on the serial console of a guest with a system of its own. The password itself stands in no bench."""
 
     user: Annotated[User, Field(description="a user who is root, or becomes it by sudo")] = "root"
-    password_env: Annotated[
-        Variable | None, Field(description="the name of the environment variable that has the password, or null")
-    ] = None
-    password_file: Annotated[
-        PrivateFile | None,
-        Field(description="the file with the password in its first line, which its owner alone may read, or null"),
-    ] = None
+    password_env: PasswordVariable = None
+    password_file: PasswordFile = None
     login_prompt: Annotated[
         Expression, Field(description="a regular expression: what asks for the user")
     ] = LOGIN_PROMPT

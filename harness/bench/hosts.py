@@ -14,6 +14,8 @@ from harness.bench.values import (
     Expression,
     HostPath,
     Part,
+    PasswordFile,
+    PasswordVariable,
     Port,
     PrivateFile,
     Program,
@@ -41,13 +43,8 @@ class SshLogin(Part):
         PrivateFile | None,
         Field(description="the file of a private key (mode 0600), or null (ssh_config's, the agent's, ~/.ssh/id_*)"),
     ] = None
-    password_env: Annotated[
-        Variable | None, Field(description="the name of the environment variable that has the password, or null")
-    ] = None
-    password_file: Annotated[
-        PrivateFile | None,
-        Field(description="the file with the password in its first line, which its owner alone may read, or null"),
-    ] = None
+    password_env: PasswordVariable = None
+    password_file: PasswordFile = None
     key_passphrase_env: Annotated[
         Variable | None, Field(description="the name of the environment variable with the key's passphrase, or null")
     ] = None
@@ -152,7 +149,6 @@ class NestedHostSpec(Part):
 
 
 HostSpec = LocalHostSpec | SshHostSpec | NestedHostSpec
-LocalHost = LocalHostSpec
 
 
 def ssh_of(host: HostSpec) -> SshAccess | None:

@@ -151,6 +151,15 @@ Expression = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable."""
 
+PasswordVariable = Annotated[
+    Variable | None, Field(description="the name of the environment variable that has the password, or null")
+]
+PasswordFile = Annotated[
+    PrivateFile | None,
+    Field(description="the file with the password in its first line, which its owner alone may read, or null"),
+]
+"""Of whoever logs in, on a console or by SSH; the password itself stands in no bench."""
+
 PublicKey = Annotated[str, Field(pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?$"), AfterValidator(public_key)]
 HostPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f]{0,1000}$")]
 """An absolute path on the host."""
