@@ -15,7 +15,7 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError
-from harness.guests import QEMU_TCG, Console, DiskGuest, Login, Pause, Write
+from harness.guests import QEMU_TCG, Console, Login, Pause, SystemGuest, Write
 from harness.guests.cache import Cache, default_cache_dir
 from harness.guests.login import Shell
 from harness.guests.parts import compiled_agent, fetched_kernel, static_busybox
@@ -39,10 +39,10 @@ class Machine:
     disk: Path
     trace: Path
 
-    def guest(self, login: Login = ROOT) -> DiskGuest:
+    def guest(self, login: Login = ROOT) -> SystemGuest:
         """What the harness makes of it; not booted yet."""
         agent, _ = compiled_agent(Cache(default_cache_dir()), Deadline(PATIENCE))
-        return DiskGuest(self.console, nonce="0123456789abcdef", hypervisor=[QEMU_TCG], agent=agent, login=login)
+        return SystemGuest(self.console, nonce="0123456789abcdef", hypervisor=[QEMU_TCG], agent=agent, login=login)
 
     def logged(self) -> str:
         """All that has been logged of the console."""

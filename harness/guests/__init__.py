@@ -4,7 +4,6 @@ from harness.guests.agent_guest import ACRN, QEMU_KVM, QEMU_TCG, AgentGuest
 from harness.guests.agent_link import AgentRefused, AgentRestarted
 from harness.guests.base import Guest
 from harness.guests.console import Console, ConsoleClosed, ConsoleTimeout, GuestDied
-from harness.guests.disk import DiskGuest
 from harness.guests.image import GuestImage, ImageSpec, prepare_bare_image, prepare_image
 from harness.guests.linux import LinuxGuest
 from harness.guests.login import Login
@@ -23,7 +22,6 @@ __all__ = [
     "Console",
     "ConsoleClosed",
     "ConsoleTimeout",
-    "DiskGuest",
     "Guest",
     "GuestDied",
     "GuestImage",

@@ -118,11 +118,6 @@ def prepare_image(spec: ImageSpec, cache_dir: Path | None, deadline: Deadline) -
     return GuestImage(kernel.path, folder / "initrd.cpio", append, versions, kernel.packed)
 
 
-def prepare_agent(cache_dir: Path | None, deadline: Deadline) -> tuple[bytes, str]:
-    """The agent for a guest that has its own image, and its version. Raises as `prepare_image`."""
-    return compiled_agent(Cache(cache_dir or default_cache_dir()), deadline)
-
-
 def prepare_bare_image(cache_dir: Path | None, deadline: Deadline) -> GuestImage:
     """Makes the image of the guest without an operating system, or finds it in the cache. Raises as `prepare_image`."""
     cache = Cache(cache_dir or default_cache_dir())
