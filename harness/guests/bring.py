@@ -115,6 +115,16 @@ class _Comparison:
         if answer.partition(" ")[0] != self._digest(wanted):
             raise Damaged(f"what was sent through the console is not what the guest has; it says {answer!r}")
 
+    def until_whole(self, command: str, path: str, wanted: bytes, deadline: Deadline, data: bytes = b"") -> None:
+        """The same, again where the console damages it: Damaged is raised when all tries are."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self(command, path, wanted, deadline, data)
+                break
+            except Damaged:
+                if attempt == _TRIES:
+                    raise
+
 
 def _comparison(shell: Shell) -> _Comparison:
     digests: dict[str, Callable[[bytes], str]] = {
@@ -139,13 +149,7 @@ def _send_encoded(
     for number, at in enumerate(range(0, len(lines), _CHUNK)):
         chunk, name = lines[at : at + _CHUNK], f"{path}.{number}"
         command = f"{taker} {len(chunk)}" if taker.startswith("head") else f"{taker}{len(chunk)} 2>/dev/null"
-        for attempt in range(1, _TRIES + 1):
-            try:
-                compare(f"{command} | {decoder} >{name}", name, base64.b64decode(chunk), deadline, chunk)
-                break
-            except Damaged:
-                if attempt == _TRIES:
-                    raise
+        compare.until_whole(f"{command} | {decoder} >{name}", name, base64.b64decode(chunk), deadline, chunk)
         names.append(name)
     return names
 
@@ -155,13 +159,7 @@ def _type(shell: Shell, path: str, data: bytes, compare: _Comparison, deadline: 
     names = []
     for number, at in enumerate(range(0, len(data), _TYPED)):
         chunk, name = data[at : at + _TYPED], f"{path}.{number}"
-        for attempt in range(1, _TRIES + 1):
-            try:
-                compare(f"printf '{typed(chunk)}' >{name}", name, chunk, deadline)
-                break
-            except Damaged:
-                if attempt == _TRIES:
-                    raise
+        compare.until_whole(f"printf '{typed(chunk)}' >{name}", name, chunk, deadline)
         names.append(name)
     return names
 
