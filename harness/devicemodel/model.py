@@ -138,6 +138,7 @@ class DeviceModel:
             rtc = self._create_rtc(stack, appointment_ns)
             self._start_service(stack)
             worker = self._follow_trace(rtc)
+            # The moment itself is what is waited for: both clocks begin at it.
             time.sleep(max(0, appointment_ns - time.monotonic_ns()) / 1e9)
             self._ask_qemu("cont")
             undo.pop_all()

@@ -30,7 +30,7 @@ while True:
         if time.monotonic() >= until:
             sys.exit(f"{sys.argv[1]}: {error.strerror}")
         peer.close()
-        time.sleep(0.05)
+        time.sleep(0.05)  # that somebody listens on a socket can only be tried
 print(struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 """
 

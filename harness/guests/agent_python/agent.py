@@ -146,7 +146,7 @@ class Agent:
         if os.fork() == 0:
             for _ in range(int(words[0]) if words and words[0].isdigit() else 0):
                 write_to("/dev/kmsg", "<0>noise: the kernel printed this line\n")
-                time.sleep(0.0001)
+                time.sleep(0.0001)  # it is to come in between what the agent says
             os._exit(0)
         return "ok"
 
@@ -179,7 +179,7 @@ class Agent:
         """Never comes back."""
         if self.others.hwclock != "busybox" and run_program("poweroff", limit=90.0)[0] == 0:
             try:
-                time.sleep(90)
+                time.sleep(90)  # init ends this process: the signal is what is waited for
             except Ending:
                 os._exit(0)
         os.sync()

@@ -47,7 +47,7 @@ def access_registers(ports: Any, steps: list[Step]) -> tuple[list[tuple[str, int
             last += pause_us * 1000
             while (left := last - now()) > 0:
                 if left > SPIN_NS:
-                    time.sleep((left - SPIN_NS) / 1e9)
+                    time.sleep((left - SPIN_NS) / 1e9)  # the pause that the plan asks for
             continue
         last = now()
         if kind == "w":
