@@ -26,6 +26,7 @@ from harness.judge.verdict import Verdict
 from harness.listener.remote import RemoteListening
 from harness.plan import Plan, SetClock
 from harness.plan_values import ValueSource, random_order
+from tests.command_lines import command_lines
 
 PATIENCE = 60.0
 WINDOW = 0.4
@@ -127,17 +128,9 @@ class Hosts:
 
     def pid_of(self, *words: str) -> int:
         """A process on the present host, by words of its command line."""
-        found = [pid for pid, line in processes() if all(word in line for word in (self.folders[-1], *words))]
+        found = [pid for pid, line in command_lines() if all(word in line for word in (self.folders[-1], *words))]
         assert found, f"no process has {words}"
         return max(found)  # below its keeper
-
-
-def processes() -> Iterator[tuple[int, str]]:
-    """All processes and their command lines."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.judge_random_runs import RandomRun, Sent
+from tests.judge_random_runs import FAULT_OF_TIMES, RandomRun, Sent
 from tests.judge_reference import INVALID, REGISTERS, DmReference, HvReference, Raw, register_values
 from tests.judge_run import MS, SECOND, Step, writes_of
 
@@ -263,15 +263,7 @@ ALTERATIONS: dict[str, Callable[[random.Random, dict[str, Any]], None]] = {
     "other": _other,
     "removed": _removed,
 }
-KINDS = ("drop", "double at once", "double later", "delay", "hasten", "hasten and keep", *ALTERATIONS)
-FAULT_OF = {
-    "drop": {"missing"},
-    "double at once": {"duplicate"},
-    "double later": {"duplicate"},
-    "delay": {"late"},
-    "hasten": {"early"},
-    "hasten and keep": {"early", "duplicate"},
-}
+KINDS = (*FAULT_OF_TIMES, *ALTERATIONS)
 
 
 def tamper(run: BenchRun, kind: str, sent: Sent) -> list[Sent]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.deadline import Deadline
+from tests.command_lines import naming
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120.0
@@ -74,16 +75,7 @@ class Run:
 
     def processes(self) -> dict[int, str]:
         """Processes that have this run's directory on their command line, the test's own aside."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                except OSError:
-                    continue
-                if str(self.directory) in words:
-                    found[int(entry.name)] = words
-        return found
+        return naming(self.directory)
 
     def descendants(self) -> list[int]:
         """Every process below the run's own."""

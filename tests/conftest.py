@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,15 @@ def no_secrets_of_other_tests() -> Iterator[None]:
 def checkout(tmp_path: Path) -> Checkout:
     """A checkout for ./lab, on a machine of stand-ins."""
     return make_checkout(tmp_path)
+
+
+@pytest.fixture
+def terminal() -> Iterator[str]:
+    """A device like a serial adapter's."""
+    ours, theirs = pty.openpty()
+    yield os.ttyname(theirs)
+    os.close(ours)
+    os.close(theirs)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the tests of harness/guests share: a console over a socket pair, an agent written in Python."""
+"""What the tests of harness/guests share: a console over a socket pair, an agent written in Python, a bare guest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import re
 import socket
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from harness.deadline import Deadline
+from harness.guests.agent_guest import QEMU_KVM, QEMU_TCG, AgentGuest
 from harness.guests.console import Console
 from harness.guests.frames import Part, encode_part
+from harness.hosts.local import LocalHost, LocalProcess
+from tests.vm_event_support import PATIENCE
 
 Spoil = Callable[[bytes], bytes]
 _COMMAND = re.compile(rb"@>((\d+) ([^*]*))\*([0-9a-f]{8})$")
@@ -70,3 +74,17 @@ class PythonAgent(threading.Thread):
                     self.say(last, answer)
         except OSError:
             pass  # the host hung up in the middle of a line
+
+
+@contextmanager
+def bare_guest_below(command: Sequence[str], nonce: str, folder: Path) -> Iterator[tuple[AgentGuest, LocalProcess]]:
+    """A bare guest that is up, below the device model that this command starts, which has it on standard streams."""
+    with LocalHost() as host, ExitStack() as stack:
+        process = host.start(command, log=folder / "device-model.log")
+        stack.callback(lambda: process.close(Deadline(PATIENCE)))
+        guest = AgentGuest(
+            Console(process.console, folder / "console.log", name="vm0"), nonce=nonce, hypervisor=[QEMU_TCG, QEMU_KVM]
+        )
+        stack.callback(guest.close)
+        guest.boot(Deadline(PATIENCE))
+        yield guest, process

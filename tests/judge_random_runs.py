@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.judge import GuestJudge, Verdict
 from tests.judge_reference import (
     REGISTERS,
     DmReference,
@@ -244,13 +245,17 @@ KINDS = ("drop", "double at once", "double later", "delay", "hasten", "hasten an
 """What a tamperer does once to an event."""
 TWOFOLD = ("alter and delay", "alter and double", "alter and hasten")
 """An alteration of one field, and something else besides."""
-FAULT_OF = {
+FAULT_OF_TIMES = {
     "drop": {"missing"},
     "double at once": {"duplicate"},
     "double later": {"duplicate"},
     "delay": {"late"},
     "hasten": {"early"},
     "hasten and keep": {"early", "duplicate"},
+}
+"""What comes of an event that is there too rarely, too often, or not when it should be; whatever it says."""
+FAULT_OF = {
+    **FAULT_OF_TIMES,
     "alter and delay": {"late", "payload"},
     "alter and double": {"duplicate", "payload"},
     "alter and hasten": {"early", "payload"},
@@ -290,3 +295,12 @@ def tamper(rng: random.Random, kind: str, sent: Sent) -> list[Sent]:
     done.tampered = plain.tampered = f"alter {field_name}"
     ALTERATIONS[field_name](rng, done.payload)
     return [done]
+
+
+def judged(folder: Path) -> dict[str, Verdict]:
+    """The last word on each item of a guest whose evidence is without fault."""
+    with GuestJudge(folder) as judge:
+        judge.refresh()
+        verdicts = judge.decide(judge.last_known_ns, final=True)
+        assert judge.errors == []
+    return {verdict.item: verdict for verdict in verdicts}

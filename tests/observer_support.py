@@ -26,15 +26,18 @@ class Service:
         self._server.bind(str(path))
         self._server.listen()
         self._ack = ack
+        self.asked = b""
         self.client: socket.socket
+        self.registered = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
     def _serve(self) -> None:
         self.client, _ = self._server.accept()
-        self.client.recv(4096)
+        self.asked = self.client.recv(4096)
         with contextlib.suppress(OSError):  # a listener that cannot go on has gone
             self.client.sendall(self._ack)
+        self.registered.set()
 
     def __enter__(self) -> Service:
         return self

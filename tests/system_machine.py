@@ -143,18 +143,16 @@ def system_image(folder: Path) -> Path:
 
 
 @contextmanager
-def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]:
-    """One that boots; somebody may log in."""
-    kernel = system_image(folder)
+def started(folder: Path, memory: int, *boot: str) -> Iterator[SystemMachine]:
+    """A machine that boots what QEMU's arguments `boot` say, with its console and its RTC watched."""
     ours, theirs = socket.socketpair()
     trace = folder / "trace.log"
     command = [
-        *("qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-m", "256"),
+        *("qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-m", str(memory)),
         *("-display", "none", "-nodefaults", "-no-user-config", "-nic", "none", "-no-reboot"),
-        *("-rtc", "base=2024-06-15T12:00:00,clock=vm", "-trace", "memory_region_ops_write", "-D", str(trace)),
+        *("-trace", "memory_region_ops_write", "-D", str(trace)),
         *("-chardev", f"socket,id=s0,fd={theirs.fileno()}", "-serial", "chardev:s0"),
-        *("-kernel", str(kernel), "-initrd", str(folder / "initrd")),
-        *("-append", f"console=ttyS0 quiet loglevel=1 clocksource=hpet cryptomgr.notests nolapic {append}"),
+        *boot,
     ]
     with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as qemu:
         theirs.close()
@@ -164,3 +162,13 @@ def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]
         finally:
             console.close()
             qemu.kill()
+
+
+@contextmanager
+def system_machine(folder: Path, *, append: str = "") -> Iterator[SystemMachine]:
+    """One that boots; somebody may log in."""
+    kernel = system_image(folder)
+    arguments = f"console=ttyS0 quiet loglevel=1 clocksource=hpet cryptomgr.notests nolapic {append}"
+    boot = ("-kernel", str(kernel), "-initrd", str(folder / "initrd"), "-append", arguments)
+    with started(folder, 256, "-rtc", "base=2024-06-15T12:00:00,clock=vm", *boot) as machine:
+        yield machine

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -372,15 +369,6 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(folder: Path, key: str
     assert said[:2] == (6, f"host.{key}")
     assert "'password_env', 'password_file' say where one is" in said[2]
     assert "hunter2" not in said[2]
-
-
-@pytest.fixture
-def terminal() -> Iterator[str]:
-    """A device like a serial adapter's."""
-    ours, theirs = pty.openpty()
-    yield os.ttyname(theirs)
-    os.close(ours)
-    os.close(theirs)
 
 
 def test_a_serial_device_that_is_there_is_taken(folder: Path, terminal: str) -> None:

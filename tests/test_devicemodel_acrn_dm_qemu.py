@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ import pytest
 from harness.deadline import Deadline
 from harness.devicemodel.acrn_dm import OPTIONS
 from harness.devicemodel.exit_record import parse_exit_record
-from harness.guests import QEMU_KVM, QEMU_TCG, AgentGuest, Console, Read, Write, prepare_bare_image
-from harness.hosts.local import LocalHost, LocalProcess
+from harness.guests import AgentGuest, Read, Write, prepare_bare_image
+from harness.hosts.local import LocalProcess
+from tests.guests_support import bare_guest_below
 from tests.vm_event_support import NOON, PATIENCE, Client, eventually
 
 ROOT = Path(__file__).parents[1]
@@ -39,13 +40,7 @@ def acrn_dm(folder: Path, *arguments: str, options: str = "") -> Iterator[tuple[
         *("-s", "1:0,lpc", "-l", "com1,stdio", "-E", str(image.kernel), "-B", image.command_line(NONCE)),
         *("--cmd_monitor", str(monitor), *arguments, "vm0"),
     ]
-    with LocalHost() as host, ExitStack() as stack:
-        process = host.start(command, log=folder / "acrn-dm.log")
-        stack.callback(lambda: process.close(Deadline(PATIENCE)))
-        console = Console(process.console, folder / "console.log", name="vm0")
-        guest = AgentGuest(console, nonce=NONCE, hypervisor=[QEMU_TCG, QEMU_KVM])
-        stack.callback(guest.close)
-        guest.boot(Deadline(PATIENCE))
+    with bare_guest_below(command, NONCE, folder) as (guest, process):
         yield guest, process, monitor
 
 
@@ -75,7 +70,7 @@ def test_events_as_acrn_words_them_and_an_end_by_destroy(tmp_path: Path) -> None
             assert process.exit_status() is None
             assert client.ask("destroy") == {"ack": 0}
         assert end_of(process, tmp_path) == "destroyed"
-    assert "without effect here" in (tmp_path / "acrn-dm.log").read_text(encoding="utf-8")
+    assert "without effect here" in (tmp_path / "device-model.log").read_text(encoding="utf-8")
 
 
 def test_a_real_time_vm_has_the_hypervisors_rtc_and_is_not_destroyed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.devicemodel.exit_record import parse_exit_record
-from harness.guests import QEMU_KVM, QEMU_TCG, AgentGuest, Console, Write, prepare_bare_image
-from harness.hosts.local import LocalHost, LocalProcess
+from harness.guests import AgentGuest, Write, prepare_bare_image
+from harness.hosts.local import LocalProcess
+from tests.guests_support import bare_guest_below
 from tests.hypervisor_support import serving as hypervisor_serving
 from tests.vm_event_support import NOON, PATIENCE, Client, eventually
 
@@ -37,13 +38,7 @@ def device_model(folder: Path, *more: str) -> Iterator[tuple[AgentGuest, LocalPr
         *("--rtc", "2024-06-15T12:00:00Z", "--memory", "8", "--kernel", str(image.kernel)),
         *("--append", image.command_line(NONCE), *more, "vm0"),
     ]
-    with LocalHost() as host, ExitStack() as stack:
-        process = host.start(command, log=folder / "device-model.log")
-        stack.callback(lambda: process.close(Deadline(PATIENCE)))
-        console = Console(process.console, folder / "console.log", name="vm0")
-        guest = AgentGuest(console, nonce=NONCE, hypervisor=[QEMU_TCG, QEMU_KVM])
-        stack.callback(guest.close)
-        guest.boot(Deadline(PATIENCE))
+    with bare_guest_below(command, NONCE, folder) as (guest, process):
         yield guest, process
 
 

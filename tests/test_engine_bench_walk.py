@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.judge.verdict import KNOWN_ACRN_DM_DEFECT, PASS
-from tests.bench_on_this_machine import bench_file, our_device_model, plans, processes, short_linger, walk
+from tests.bench_on_this_machine import bench_file, our_device_model, plans, short_linger, walk
+from tests.command_lines import naming
 
 __all__ = ["short_linger"]
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("short_linger")
 
 
 def nothing_is_left_of(folder: str) -> bool:
-    return not Path(folder).exists() and not [line for _, line in processes() if folder in line]
+    return not Path(folder).exists() and not naming(folder)
 
 
 @pytest.mark.parametrize("judged", ["project", pytest.param("acrn-dm", marks=pytest.mark.soak), "behind-acrn-dm"])

@@ -24,7 +24,8 @@ from harness.hosts.base import LinkLost
 from harness.judge.verdict import PASS
 from harness.rehearsal.loopback import LoopbackSshd
 from harness.yamltree import parse_yaml
-from tests.bench_on_this_machine import PATIENCE, Hosts, Walk, plans, processes, short_linger
+from tests.bench_on_this_machine import PATIENCE, Hosts, Walk, plans, short_linger
+from tests.command_lines import naming
 from tests.test_engine_bench_faults import at_work, told
 
 __all__ = ["short_linger"]
@@ -83,7 +84,7 @@ def test_hw_scenarios_run_on_the_rehearsal_and_leave_it_as_it_was(tmp_path: Path
     # then what the harness has switched on is off again, and nothing of it is left
     bench = load_bench(file)
     assert LoopbackSshd(bench.scratch).pid is None
-    assert not [line for _, line in processes() if str(bench.scratch) in line]
+    assert not naming(bench.scratch)
     assert first_verdict_s(tmp_path / "run") < 15, "5 s on a machine that is not busy with something else"
 
 

@@ -22,7 +22,8 @@ from harness.deadline import Deadline
 from harness.errors import InfrastructureError
 from harness.judge.verdict import PASS, PRODUCT_FAULT
 from harness.rehearsal.loopback import LoopbackSshd
-from tests.bench_on_this_machine import PATIENCE, processes, short_linger
+from tests.bench_on_this_machine import PATIENCE, short_linger
+from tests.command_lines import naming
 from tests.test_engine_loopback import own_rehearsal, rehearsal, rehearsed
 
 __all__ = ["short_linger"]
@@ -45,7 +46,8 @@ def host_with(sessions: str) -> dict[str, Any]:
 
 def of(sessions: str, *words: str) -> list[int]:
     """Processes of sessions there, by words of their command lines."""
-    return [pid for pid, line in processes() if all(word in line for word in (sessions, *words)) and "keep" not in line]
+    found = naming(sessions).items()
+    return [pid for pid, line in found if all(word in line for word in words) and "keep" not in line]
 
 
 @pytest.mark.parametrize("number", range(CUTS))

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from harness.deadline import Deadline
 from harness.errors import ConfigurationError
-from harness.guests import QEMU_TCG, Console, Login, Pause, SystemGuest, Write
+from harness.guests import QEMU_TCG, Login, Pause, SystemGuest, Write
 from harness.guests.cache import Cache, default_cache_dir
 from harness.guests.login import Shell
 from harness.guests.parts import compiled_agent, fetched_kernel, static_busybox
 from harness.guests.steps import Step
 from tests.disk_image import PASSWORD, make_disk_image, missing_tools
+from tests.system_machine import SystemMachine, started
 
 pytestmark = [
     pytest.mark.qemu,
@@ -31,33 +29,10 @@ PATIENCE = 120.0
 ROOT = Login("root", PASSWORD)
 
 
-@dataclass
-class Machine:
-    """A machine that has been started from the disk image."""
-
-    console: Console
-    disk: Path
-    trace: Path
-
-    def guest(self, login: Login = ROOT) -> SystemGuest:
-        """What the harness makes of it; not booted yet."""
-        agent, _ = compiled_agent(Cache(default_cache_dir()), Deadline(PATIENCE))
-        return SystemGuest(self.console, nonce="0123456789abcdef", hypervisor=[QEMU_TCG], agent=agent, login=login)
-
-    def logged(self) -> str:
-        """All that has been logged of the console."""
-        log = self.console.log_path
-        return (log.read_bytes() + log.with_suffix(".raw").read_bytes()).decode("utf-8", "replace")
-
-    def rtc_writes(self) -> list[tuple[int, int]]:
-        """(index, value) of every write to the RTC so far."""
-        index, writes = 0, []
-        for match in re.finditer(r"ops_write .* value 0x(\w+) size 1 name '(rtc|rtc-index)'", self.trace.read_text()):
-            if match[2] == "rtc-index":
-                index = int(match[1], 16) & 0x7F
-            else:
-                writes.append((index, int(match[1], 16)))
-        return writes
+def guest_of(machine: SystemMachine, login: Login = ROOT) -> SystemGuest:
+    """What the harness makes of it; not booted yet."""
+    agent, _ = compiled_agent(Cache(default_cache_dir()), Deadline(PATIENCE))
+    return SystemGuest(machine.console, nonce="0123456789abcdef", hypervisor=[QEMU_TCG], agent=agent, login=login)
 
 
 @pytest.fixture(scope="module")
@@ -69,45 +44,30 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemMachine]:
     """One machine for all: each test leaves it as it found it, somebody may log in."""
-    folder = tmp_path_factory.mktemp("machine")
-    ours, theirs = socket.socketpair()
-    trace = folder / "trace.log"
-    command = [
-        *("qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-m", "128"),
-        *("-display", "none", "-nodefaults", "-no-user-config", "-nic", "none", "-no-reboot"),
-        *("-trace", "memory_region_ops_write", "-D", str(trace)),
-        *("-chardev", f"socket,id=s0,fd={theirs.fileno()}", "-serial", "chardev:s0"),
-        *("-drive", f"file={disk},if=virtio,format=raw,snapshot=on"),
-    ]
-    with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as qemu:
-        theirs.close()
-        console = Console(ours, folder / "console.log", name="mine")
-        try:
-            yield Machine(console, disk, trace)
-        finally:
-            console.close()
-            qemu.kill()
+    drive = f"file={disk},if=virtio,format=raw,snapshot=on"
+    with started(tmp_path_factory.mktemp("machine"), 128, "-drive", drive) as running:
+        yield running
 
 
 LONGEST_GAP = "awk 'NR > 1 && $1 - last > most { most = $1 - last } { last = $1 } END { print most }' /run/daemon"
 
 
-def test_a_user_who_cannot_become_root_is_told(machine: Machine) -> None:
+def test_a_user_who_cannot_become_root_is_told(machine: SystemMachine) -> None:
     with pytest.raises(ConfigurationError, match="tester is not root"):
-        machine.guest(Login("tester", PASSWORD)).boot(Deadline(PATIENCE))
+        guest_of(machine, Login("tester", PASSWORD)).boot(Deadline(PATIENCE))
 
 
-def test_a_wrong_password_is_the_users_to_mend_and_is_not_logged(machine: Machine) -> None:
+def test_a_wrong_password_is_the_users_to_mend_and_is_not_logged(machine: SystemMachine) -> None:
     with pytest.raises(ConfigurationError, match=r"refused the login of root.*incorrect") as caught:
-        machine.guest(Login("root", "a-wrong-secret")).boot(Deadline(PATIENCE))
+        guest_of(machine, Login("root", "a-wrong-secret")).boot(Deadline(PATIENCE))
     assert "a-wrong-secret" not in machine.logged() + str(caught.value)
 
 
-def test_logged_in_agent_brought_in_rtc_written_and_all_given_back(machine: Machine) -> None:
-    before = (machine.disk.stat().st_mtime_ns, machine.disk.read_bytes())
-    guest = machine.guest()
+def test_logged_in_agent_brought_in_rtc_written_and_all_given_back(machine: SystemMachine, disk: Path) -> None:
+    before = (disk.stat().st_mtime_ns, disk.read_bytes())
+    guest = guest_of(machine)
     deadline = Deadline(PATIENCE)
 
     guest.boot(deadline)
@@ -135,7 +95,7 @@ def test_logged_in_agent_brought_in_rtc_written_and_all_given_back(machine: Mach
         assert not deadline.expired
     assert shell.ask(f"cat /proc/{pid}/comm", deadline) == "ntpd"
     assert PASSWORD not in machine.logged()
-    assert (machine.disk.stat().st_mtime_ns, machine.disk.read_bytes()) == before
+    assert (disk.stat().st_mtime_ns, disk.read_bytes()) == before
 
 
 @pytest.mark.soak

@@ -11,8 +11,8 @@ import pytest
 
 from harness.judge import PASS, PRODUCT_FAULT, GuestJudge, Verdict
 from harness.judge.verdict import KNOWN_ACRN_DM_DEFECT, KNOWN_DEFECT
-from tests.bench_run import FAULT_OF, FORMS, KINDS, BenchRun, tamper, vrtc_of
-from tests.judge_random_runs import Sent
+from tests.bench_run import FORMS, KINDS, BenchRun, tamper, vrtc_of
+from tests.judge_random_runs import FAULT_OF_TIMES, Sent, judged
 from tests.judge_run import MS
 
 
@@ -20,14 +20,6 @@ def a_run(seed: str, vrtc: str, form: str, items: int = 24) -> BenchRun:
     rng = random.Random(f"{seed}-{form}-{vrtc}")
     uncertainty_ns = rng.choice((0, 50_000, 900_000, 5_000_000))
     return BenchRun(rng, items, vrtc_of(form, vrtc), form=form, uncertainty_ns=uncertainty_ns)
-
-
-def judged(folder: Path) -> dict[str, Verdict]:
-    with GuestJudge(folder) as judge:
-        judge.refresh()
-        verdicts = judge.decide(judge.last_known_ns, final=True)
-        assert judge.errors == []
-    return {verdict.item: verdict for verdict in verdicts}
 
 
 CANNOT_BE_TOLD = "whether it is one update or two depends on when the RTC ticked"
@@ -119,7 +111,7 @@ def tampered_run(folder: Path, seed: str, kind: str, vrtc: str, form: str) -> tu
         verdict = verdicts[name]
         if kind == "drop" and any(event.optional for event in verdict.expected):
             continue  # the clock may have ticked to what was written: then nothing comes
-        if verdict.verdict != PRODUCT_FAULT or set(verdict.faults) != FAULT_OF.get(kind, {"payload"}):
+        if verdict.verdict != PRODUCT_FAULT or set(verdict.faults) != FAULT_OF_TIMES.get(kind, {"payload"}):
             unfound.append(f"{seed} {name} {kind}: {verdict.verdict} {verdict.faults} {verdict.diagnosis} {verdict}")
     return len(touched), unfound
 

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.judge import PASS, PRODUCT_FAULT, GuestJudge, Verdict
-from tests.judge_random_runs import FAULT_OF, KINDS, TWOFOLD, RandomRun, Sent, tamper
+from harness.judge import PASS, PRODUCT_FAULT, Verdict
+from tests.judge_random_runs import FAULT_OF, KINDS, TWOFOLD, RandomRun, Sent, judged, tamper
 from tests.judge_run import RTC0
-
-
-def judged(folder: Path) -> dict[str, Verdict]:
-    with GuestJudge(folder) as judge:
-        judge.refresh()
-        verdicts = judge.decide(judge.last_known_ns, final=True)
-        assert judge.errors == []
-    return {verdict.item: verdict for verdict in verdicts}
 
 
 def tampered_with(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from harness.errors import InfrastructureError
 from harness.listener import ListenerProcess, ObjectReader
 from harness.listener.recorder import STARVED_NS
 from harness.listener.waits import ProcessorWaits, waits_of_peer
+from tests.observer_support import Service
 
 PATIENCE = 60.0
 EVENT = {"vm_event": 0, "last_time": -1, "new_time": 1, "delta_time": 2, "text": 'a{"\\ü}', "n": None, "f": 1.5e-3}
@@ -69,42 +69,6 @@ def test_the_object_after_garbage_is_found(noise: bytes) -> None:
     assert b"".join(item for item in found if isinstance(item, bytes)).strip(b"\0") != b""
 
 
-class Service:
-    """A unix socket server for one client: what it answers and sends is the test's to say."""
-
-    def __init__(self, path: Path, ack: bytes = b'{"ack":0}\n') -> None:
-        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._server.bind(str(path))
-        self._server.listen()
-        self._ack = ack
-        self.asked = b""
-        self.client: socket.socket
-        self.registered = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        self.client, _ = self._server.accept()
-        self.asked = self.client.recv(4096)
-        with contextlib.suppress(OSError):  # a listener that cannot go on has gone
-            self.client.sendall(self._ack)
-        self.registered.set()
-
-    def close(self) -> None:
-        self._thread.join()
-        self.client.close()
-        self._server.close()
-
-
-@contextmanager
-def service(path: Path, ack: bytes = b'{"ack":0}\n') -> Iterator[Service]:
-    running = Service(path, ack)
-    try:
-        yield running
-    finally:
-        running.close()
-
-
 def journal(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -125,7 +89,7 @@ def test_journals_acks_events_garbage_and_the_end_in_order_and_drops_attached_de
 ) -> None:
     # given an event service that attaches a descriptor to what it sends, as acrn-dm does
     told = threading.Semaphore(0)
-    with service(tmp_path / "s") as server:
+    with Service(tmp_path / "s") as server:
         listener = listening.listener(tmp_path / "s", tmp_path / "events.jsonl", told.release)
         listener.connect(Deadline(PATIENCE))
         # when it sends an event, garbage and its end
@@ -148,7 +112,7 @@ def test_journals_acks_events_garbage_and_the_end_in_order_and_drops_attached_de
 
 def test_a_refusal_is_an_error_that_names_the_socket(listening: ListenerProcess, tmp_path: Path) -> None:
     with (
-        service(tmp_path / "s", b'{"ack":-1}'),
+        Service(tmp_path / "s", b'{"ack":-1}'),
         listening.listener(tmp_path / "s", tmp_path / "e") as listener,
         pytest.raises(InfrastructureError, match="refused") as caught,
     ):
@@ -179,7 +143,7 @@ def _hang_up(server: Service) -> None:
 def test_a_service_that_hangs_up_before_it_answers_is_an_error_at_once(
     listening: ListenerProcess, tmp_path: Path
 ) -> None:
-    with service(tmp_path / "s", b"") as server, listening.listener(tmp_path / "s", tmp_path / "e") as listener:
+    with Service(tmp_path / "s", b"") as server, listening.listener(tmp_path / "s", tmp_path / "e") as listener:
         hang_up = threading.Thread(target=_hang_up, args=(server,))
         hang_up.start()
         with pytest.raises(InfrastructureError, match="closed by the service"):
@@ -191,14 +155,14 @@ def test_a_socket_path_longer_than_an_address_works(listening: ListenerProcess, 
     folder = tmp_path / ("d" * 120)
     folder.mkdir()
     short = tmp_path / "s"
-    with service(short):
+    with Service(short):
         (folder / "s").symlink_to(short)
         with listening.listener(folder / "s", tmp_path / "e") as listener:
             listener.connect(Deadline(PATIENCE))
 
 
 def test_close_ends_a_silent_connection(listening: ListenerProcess, tmp_path: Path) -> None:
-    with service(tmp_path / "s"):
+    with Service(tmp_path / "s"):
         listener = listening.listener(tmp_path / "s", tmp_path / "e")
         listener.connect(Deadline(PATIENCE))
         listener.close()
@@ -209,7 +173,7 @@ def test_close_ends_a_silent_connection(listening: ListenerProcess, tmp_path: Pa
 
 def test_a_journal_that_cannot_be_written_is_told(listening: ListenerProcess, tmp_path: Path) -> None:
     with (
-        service(tmp_path / "s"),
+        Service(tmp_path / "s"),
         listening.listener(tmp_path / "s", Path("/dev/full")) as listener,
         pytest.raises(InfrastructureError, match="No space left"),
     ):
@@ -217,7 +181,7 @@ def test_a_journal_that_cannot_be_written_is_told(listening: ListenerProcess, tm
 
 
 def test_a_listening_process_that_is_killed_is_told_to_all_its_listeners(tmp_path: Path) -> None:
-    with ListenerProcess() as process, service(tmp_path / "s"):
+    with ListenerProcess() as process, Service(tmp_path / "s"):
         told = threading.Event()
         listener = process.listener(tmp_path / "s", tmp_path / "e", told.set)
         listener.connect(Deadline(PATIENCE))
@@ -234,7 +198,7 @@ def test_a_stopped_processor_or_listener_is_noted(tmp_path: Path) -> None:
     # given a listener
     with (
         ListenerProcess() as process,
-        service(tmp_path / "s"),
+        Service(tmp_path / "s"),
         process.listener(tmp_path / "s", tmp_path / "e") as listener,
     ):
         listener.connect(Deadline(PATIENCE))

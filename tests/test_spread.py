@@ -21,6 +21,7 @@ from fixtures.spread import load_benches, refuse_other_workers, shares
 from harness.bench import Bench, load_bench
 from harness.errors import ConfigurationError
 from harness.plan import Plan, SetClock
+from tests.command_lines import naming
 from tests.docs_support import ROOT
 from tests.vm_event_support import eventually
 
@@ -175,16 +176,7 @@ class Spread:
 
     def left(self) -> list[str]:
         """What still runs of these benches' hosts and guests."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                except OSError:
-                    continue
-                if str(self.folder) in words:
-                    found.append(words)
-        return found
+        return list(naming(self.folder).values())
 
 
 @pytest.fixture
