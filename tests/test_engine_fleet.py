@@ -57,10 +57,11 @@ def _killed_one_after_another(folder: Path, choice: random.Random, cuts: int) ->
         def told() -> int:
             return sum("qemu-died" in error["text"] for error in run.information()["errors"])
 
-        run.until(run.qemus, "a guest")
+        run.until(run.guests, "a guest")  # before them QEMU is asked for its version, which is no guest's end
         slowest = 0.0
         for count in range(1, cuts + 1):
             select.select([], [], [], choice.uniform(0, 0.3))  # whatever it is at: booting, writing, waiting
+            run.until(run.qemus, "a guest")  # the first ones may be gone before the next have begun
             with contextlib.suppress(ProcessLookupError):
                 os.kill(choice.choice(run.qemus()), signal.SIGKILL)
             killed = time.monotonic()
